@@ -1,0 +1,158 @@
+"""Data sets on disk: which images there are, which label belongs to which, and what a label folder's values mean.
+
+It lists files and reads none of them.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from storage.errors import LayoutError, MissingFileError
+from storage.image_reader import IMAGE_SUFFIXES
+from storage.schema import Ids
+from storage.workspace import Workspace
+
+Layout = Literal["folder", "cityscapes"]
+"""`folder`: mirrored trees, same stem. `cityscapes`: leftImg8bit / gtFine / gtCoarse with their suffixes."""
+
+_CITYSCAPES_IMAGE = "_leftImg8bit"
+_CITYSCAPES_LABELS: dict[str, Ids] = {"_labelIds": "source", "_labelTrainIds": "class"}
+_CITYSCAPES_KINDS = ("_gtFine", "_gtCoarse")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image to label."""
+
+    key: str
+    """Relative posix path without suffix: where its label goes."""
+    image: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The images of a data set."""
+
+    items: tuple[Item, ...]
+    """Sorted by key; keys are unique."""
+    ambiguous: tuple[tuple[str, str], ...]
+    """Images that cannot be told apart by their key: (relative path, what is wrong)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelFile:
+    """One label file and what its values are."""
+
+    path: Path
+    ids: Ids
+
+
+def _walk(root: Path, exclude: Sequence[Path]) -> Iterator[Path]:
+    """Files below a folder, hidden ones and excluded folders left out, without following links to folders."""
+    excluded = {p.resolve() for p in exclude}
+    for folder, folders, files in os.walk(root):
+        here = Path(folder)
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and (here / f).resolve() not in excluded)
+        yield from (here / f for f in sorted(files) if not f.startswith("."))
+
+
+def list_images(root: Path, layout: Layout = "folder", exclude: Sequence[Path] = ()) -> Listing:
+    """List the images below a folder, recursively.
+
+    Args:
+        root: the image folder; with `cityscapes` also the data set's own root, which holds leftImg8bit.
+        layout: how the data set lies on disk.
+        exclude: folders to leave out, such as an output folder that lies inside.
+
+    Raises:
+        MissingFileError: there is no such folder.
+        LayoutError: it holds no image.
+    """
+    if not root.is_dir():
+        raise MissingFileError(f"no image folder {root}")
+    suffix = ""
+    if layout == "cityscapes":
+        suffix = _CITYSCAPES_IMAGE
+        root = root / "leftImg8bit" if (root / "leftImg8bit").is_dir() else root
+    by_key: dict[str, list[Path]] = defaultdict(list)
+    for path in _walk(root, exclude):
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.stem.endswith(suffix):
+            by_key[path.relative_to(root).with_suffix("").as_posix()].append(path)
+    if not by_key:
+        wanted = f"*{suffix}.png" if suffix else ", ".join(sorted(IMAGE_SUFFIXES))
+        raise LayoutError(f"{root}: no images found below it (layout {layout} looks for {wanted})")
+    items, ambiguous = [], []
+    for key, paths in sorted(by_key.items()):
+        if len(paths) == 1:
+            items.append(Item(key, paths[0]))
+            continue
+        names = " and ".join(p.name for p in paths)
+        ambiguous += [
+            (
+                p.relative_to(root).as_posix(),
+                f"{p}: {names} would share the label {key}.png; rename all but one",
+            )
+            for p in paths
+        ]
+    return Listing(tuple(items), tuple(ambiguous))
+
+
+def pairing_key(key: str) -> str:
+    """The part of a key that an image and its labels share: Cityscapes' suffixes removed."""
+    for suffix in (_CITYSCAPES_IMAGE, *(k + s for k in _CITYSCAPES_KINDS for s in _CITYSCAPES_LABELS)):
+        if key.endswith(suffix):
+            return key.removesuffix(suffix)
+    return key
+
+
+def list_labels(root: Path, layout: Layout = "folder", ids: Ids | None = None) -> dict[str, LabelFile]:
+    """List the label files of a folder or of a RUN, by pairing key.
+
+    Args:
+        root: a label folder, or what `label --out` made; with `cityscapes` also the data set's own root.
+        layout: how the label folder lies on disk. A RUN mirrors its images and needs no layout.
+        ids: what the values are; None means class indices, or what a Cityscapes file's name says.
+
+    Raises:
+        MissingFileError: there is no such folder.
+        LayoutError: it holds no labels, two labels for one image, or both gtFine and gtCoarse.
+    """
+    if not root.is_dir():
+        raise MissingFileError(f"no label folder {root}")
+    workspace = Workspace(root)
+    if workspace.is_run():
+        root, layout, ids = workspace.labels, "folder", "class"
+    suffixes: dict[str, Ids] = {"": ids or "class"}
+    if layout == "cityscapes":
+        root = _cityscapes_label_root(root)
+        wanted = {s: i for s, i in _CITYSCAPES_LABELS.items() if ids in (None, i)}
+        suffixes = {kind + s: i for s, i in wanted.items() for kind in _CITYSCAPES_KINDS}
+    found: dict[str, LabelFile] = {}
+    for path in _walk(root, ()):
+        for suffix, values in suffixes.items():
+            if path.suffix.lower() == ".png" and path.stem.endswith(suffix):
+                _add_label(
+                    found, pairing_key(path.relative_to(root).with_suffix("").as_posix()), LabelFile(path, values)
+                )
+    if not found:
+        wanted_names = " or ".join(f"*{s}.png" for s in suffixes)
+        raise LayoutError(f"{root}: no labels found below it (layout {layout} looks for {wanted_names})")
+    return found
+
+
+def _add_label(found: dict[str, LabelFile], key: str, label: LabelFile) -> None:
+    other = found.get(key)
+    if other is not None and other.ids == label.ids:
+        raise LayoutError(f"{other.path} and {label.path} are both labels of {key}; keep one")
+    if other is None or label.ids == "source":  # of the two, the data set's own ids are the original
+        found[key] = label
+
+
+def _cityscapes_label_root(root: Path) -> Path:
+    kinds = [root / k for k in ("gtFine", "gtCoarse") if (root / k).is_dir()]
+    if len(kinds) == 2:
+        raise LayoutError(f"{root}: holds both gtFine and gtCoarse; name the one that is meant")
+    return kinds[0] if kinds else root

@@ -1,0 +1,173 @@
+"""The ledger: one entry an item in SQLite, written by the driver alone, the proof of what is done.
+
+It does not look at the files that its entries speak of, save to compare an entry with its label.
+"""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from storage.errors import WorkspaceError
+
+FORMAT = 1
+"""Version of the tables; a ledger of another version is refused."""
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS run (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS entries (
+    key TEXT PRIMARY KEY, status TEXT NOT NULL, settings_digest TEXT NOT NULL, image_bytes INTEGER NOT NULL,
+    height INTEGER NOT NULL, width INTEGER NOT NULL, ignored INTEGER NOT NULL, bytes INTEGER NOT NULL,
+    modified_ns INTEGER NOT NULL, sha256 TEXT NOT NULL, counts TEXT NOT NULL, seconds REAL NOT NULL,
+    attempts INTEGER NOT NULL, reason TEXT NOT NULL
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """What became of one item."""
+
+    key: str
+    status: Literal["done", "failed"]
+    settings_digest: str
+    image_bytes: int = 0
+    """Size of the image file; an image that was replaced by another is labelled again."""
+    height: int = 0
+    width: int = 0
+    ignored: int = 0
+    """Pixels given no class."""
+    bytes: int = 0
+    """Size of the label file."""
+    modified_ns: int = 0
+    """Modification time of the label file."""
+    sha256: str = ""
+    """Hash of the label file."""
+    counts: tuple[int, ...] = ()
+    """Pixels by class index."""
+    seconds: float = 0.0
+    """Time the device and the encoder spent on it, shared within a batch."""
+    attempts: int = 1
+    """How often the item has failed, over all runs, or 1."""
+    reason: str = ""
+    """Why it failed; empty otherwise."""
+
+
+_COLUMNS = tuple(Entry.__dataclass_fields__)
+_INSERT = "INSERT OR REPLACE INTO entries VALUES (" + ", ".join("?" * len(_COLUMNS)) + ")"  # noqa: S608 - question marks only
+
+
+class Ledger:
+    """The record of a run. One process writes it; any may read it meanwhile.
+
+    Commits are durable: rollback journal, not WAL, because runs live on network file systems too.
+
+    Raises:
+        WorkspaceError: the file cannot be opened, or was written by another version.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.path = path
+        try:
+            mode = "ro" if read_only else "rwc"
+            self._connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=30)
+            if not read_only:
+                self._connection.executescript(_TABLES)
+                self._connection.execute("INSERT OR IGNORE INTO run VALUES ('format', ?)", (str(FORMAT),))
+                self._connection.commit()
+            found = self._value("format")
+        except sqlite3.Error as error:
+            raise WorkspaceError(f"cannot open the ledger {path}: {error}") from error
+        if found != str(FORMAT):
+            raise WorkspaceError(
+                f"ledger {path} has format {found}, this autocoarse reads {FORMAT}; use the version that made it"
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def _value(self, name: str) -> str | None:
+        row = self._connection.execute("SELECT value FROM run WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    @property
+    def settings(self) -> dict[str, object] | None:
+        """The settings that decide pixels, as given to `claim`; None in a new ledger."""
+        text = self._value("settings")
+        return None if text is None else json.loads(text)
+
+    def claim(self, settings: dict[str, object]) -> None:
+        """Record the settings that this run's labels are made with."""
+        with self._connection:
+            self._connection.execute("INSERT OR REPLACE INTO run VALUES ('settings', ?)", (json.dumps(settings),))
+
+    def commit(self, entries: Iterable[Entry]) -> None:
+        """Record entries, durably and together; a failed item's attempts are counted up.
+
+        Raises:
+            WorkspaceError: the disk is full.
+        """
+        try:
+            with self._connection:
+                for entry in entries:
+                    before = self.get(entry.key)
+                    again = entry.status == "failed" and before is not None and before.status == "failed"
+                    attempts = before.attempts + 1 if before is not None and again else 1
+                    self._connection.execute(_INSERT, _to_row(replace(entry, attempts=attempts)))
+        except sqlite3.Error as error:
+            raise WorkspaceError(
+                f"cannot write the ledger {self.path}: {error}; no label is lost, run the same command again"
+            ) from error
+
+    def get(self, key: str) -> Entry | None:
+        """The entry of an item, if there is one."""
+        row = self._connection.execute("SELECT * FROM entries WHERE key = ?", (key,)).fetchone()
+        return None if row is None else _from_row(row)
+
+    def has_labels(self) -> bool:
+        """Whether any item is done."""
+        return self._connection.execute("SELECT 1 FROM entries WHERE status = 'done' LIMIT 1").fetchone() is not None
+
+    def __iter__(self) -> Iterator[Entry]:
+        """All entries, by key."""
+        for row in self._connection.execute("SELECT * FROM entries ORDER BY key"):
+            yield _from_row(row)
+
+
+def _to_row(entry: Entry) -> tuple[object, ...]:
+    return tuple(json.dumps(v) if isinstance(v, tuple) else v for v in (getattr(entry, c) for c in _COLUMNS))
+
+
+def _from_row(row: tuple[object, ...]) -> Entry:
+    values = dict(zip(_COLUMNS, row, strict=True))
+    values["counts"] = tuple(json.loads(str(values["counts"])))
+    return Entry(**values)  # type: ignore[arg-type] # the columns are the fields
+
+
+def file_digest(path: Path) -> str:
+    """Hash of a file, sha256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def label_agrees(entry: Entry, path: Path) -> bool:
+    """Whether a label file is the one its entry speaks of: size and time, or, where only the time differs, the hash.
+
+    A run that was copied to another disk has other times; it is not labelled again for that.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return False
+    if found.st_size != entry.bytes:
+        return False
+    return found.st_mtime_ns == entry.modified_ns or file_digest(path) == entry.sha256

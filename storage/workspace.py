@@ -1,0 +1,149 @@
+"""The workspace of a run: the only builder of its paths, and the only writer of its files.
+
+Files appear whole or not at all: they are written under a temporary name in `.partial`, flushed to the disk and
+renamed. It does not know what is in them.
+"""
+
+import errno
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from filelock import FileLock, Timeout
+
+from storage.errors import WorkspaceError
+
+
+def write_atomically(path: Path, content: bytes, scratch: Path | None = None) -> None:
+    """Write a file so that a reader, or a crash at any point, sees the old file or the new one and no other.
+
+    Args:
+        path: the file; its folder must exist.
+        content: all of it.
+        scratch: folder for the temporary file, on the same file system; the file's own by default.
+
+    Raises:
+        WorkspaceError: the disk is full or the folder is not writable.
+    """
+    temporary: Path | None = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            dir=scratch or path.parent, prefix=f".{path.name}.", suffix=".partial", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())  # temporary files are private, labels are to be shared like any other file
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise WorkspaceError(f"cannot write {path}: {_explain(error)}") from error
+
+
+def _umask() -> int:
+    return _UMASK
+
+
+# the process-wide mask can only be read by setting it, which is not safe once threads run: so once, at import
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
+
+def _explain(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.strerror}; free some space and run the same command again, it goes on where it stopped"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{error.strerror}; choose a folder that you may write to with --out"
+    return error.strerror or str(error)
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The folder that `label --out` makes: labels/, ledger.sqlite, settings.toml."""
+
+    root: Path
+
+    @property
+    def labels(self) -> Path:
+        """Folder of the label files, a mirror of the image tree."""
+        return self.root / "labels"
+
+    @property
+    def ledger(self) -> Path:
+        """The record of every item."""
+        return self.root / "ledger.sqlite"
+
+    @property
+    def settings(self) -> Path:
+        """The resolved settings."""
+        return self.root / "settings.toml"
+
+    @property
+    def scratch(self) -> Path:
+        """Folder of files that are still being written."""
+        return self.root / ".partial"
+
+    def is_run(self) -> bool:
+        """Whether a folder is a run: it has labels and a ledger."""
+        return self.labels.is_dir() and self.ledger.is_file()
+
+    def label_path(self, key: str) -> Path:
+        """Path of an item's label, below `labels` whatever the key holds.
+
+        Raises:
+            WorkspaceError: the key, or a link on its way, leads out of the workspace.
+        """
+        relative = PurePosixPath(key)
+        if not key or relative.is_absolute() or ".." in relative.parts:
+            raise WorkspaceError(f"{key!r} is no relative path below {self.labels}")
+        path = self.labels / relative.parent / (relative.name + ".png")
+        if not path.parent.resolve().is_relative_to(self.labels.resolve()):
+            raise WorkspaceError(f"{path.parent} is a link that leads out of {self.labels}; remove it")
+        return path
+
+    def prepare(self) -> None:
+        """Make the folders, and throw away what an earlier run left half written.
+
+        Raises:
+            WorkspaceError: the folder cannot be made or written to.
+        """
+        try:
+            self.labels.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            self.scratch.mkdir(exist_ok=True)
+        except OSError as error:
+            raise WorkspaceError(f"cannot use {self.root} as output folder: {_explain(error)}") from error
+
+    def publish(self, path: Path, content: bytes) -> None:
+        """Write one of the workspace's files, whole or not at all.
+
+        Raises:
+            WorkspaceError: the disk is full or the folder is not writable.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WorkspaceError(f"cannot make folder {path.parent}: {_explain(error)}") from error
+        write_atomically(path, content, self.scratch)
+
+    def lock(self) -> FileLock:
+        """Take the workspace for this process; the system releases it when the process ends, however it ends.
+
+        Raises:
+            WorkspaceError: another process has it, or the folder is not writable.
+        """
+        lock = FileLock(self.root / ".lock", timeout=0)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout as error:
+            raise WorkspaceError(
+                f"{self.root} is in use by another autocoarse process; wait for it or stop it"
+            ) from error
+        except OSError as error:
+            raise WorkspaceError(f"cannot use {self.root} as output folder: {_explain(error)}") from error
+        return lock

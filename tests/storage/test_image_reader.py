@@ -1,0 +1,52 @@
+"""Reading photographs: every kind of file that is none is one clear error."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from storage.errors import ImageError
+from storage.image_reader import read_image, read_image_size
+
+
+def test_any_eight_bit_mode_becomes_rgb(tmp_path: Path) -> None:
+    """Gray, palette and transparent images are read as red, green, blue of the same size."""
+    for mode in ("L", "P", "RGBA", "LA", "1"):
+        Image.new(mode, (5, 3)).save(tmp_path / "a.png")
+        assert read_image(tmp_path / "a.png").shape == (3, 5, 3)
+
+
+def test_the_size_is_read_as_height_width(tmp_path: Path) -> None:
+    """Sizes are (height, width) in code."""
+    Image.new("RGB", (5, 3)).save(tmp_path / "a.jpg")
+    assert read_image_size(tmp_path / "a.jpg") == (3, 5)
+
+
+def test_a_truncated_jpeg_is_an_error(tmp_path: Path, rng: np.random.Generator) -> None:
+    """A file cut off in the middle is never read as half an image."""
+    path = tmp_path / "cut.jpg"
+    Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ImageError, match=r"cut\.jpg.*damaged or cut off"):
+        read_image(path)
+
+
+def test_text_named_png_is_an_error(tmp_path: Path) -> None:
+    """The content counts, not the name."""
+    (tmp_path / "a.png").write_text("not an image")
+    with pytest.raises(ImageError, match=r"a\.png: cannot be read as an image"):
+        read_image(tmp_path / "a.png")
+
+
+def test_sixteen_bits_a_channel_are_refused(tmp_path: Path) -> None:
+    """Sixteen-bit pixels would be clipped silently; they are refused instead."""
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ImageError, match="8 bits"):
+        read_image(tmp_path / "deep.png")
+
+
+def test_a_missing_image_is_an_image_error(tmp_path: Path) -> None:
+    """A file that went away is one failed item, not the end of a run."""
+    with pytest.raises(ImageError, match=r"gone\.png"):
+        read_image(tmp_path / "gone.png")

@@ -1,0 +1,77 @@
+"""The ledger: what is committed stays, failures are counted, and a label is believed only if it agrees."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from storage.errors import WorkspaceError
+from storage.ledger import Entry, Ledger, file_digest, label_agrees
+
+DONE = Entry(
+    key="a/x", status="done", settings_digest="d", height=2, width=3, ignored=1, bytes=5, counts=(4, 1), seconds=0.5
+)
+
+
+def test_entries_are_read_back_as_they_were(tmp_path: Path) -> None:
+    """A committed entry survives closing the ledger."""
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        ledger.commit([DONE])
+    with Ledger(tmp_path / "l.sqlite", read_only=True) as ledger:
+        assert list(ledger) == [DONE]
+        assert ledger.get("a/x") == DONE
+        assert ledger.get("a/y") is None
+
+
+def test_repeated_failures_are_counted_and_success_replaces_them(tmp_path: Path) -> None:
+    """Each run that fails on an item adds an attempt; the item's one entry tells the last outcome."""
+    failed = Entry(key="a/x", status="failed", settings_digest="d", reason="torn")
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        ledger.commit([failed])
+        ledger.commit([failed])
+        entry = ledger.get("a/x")
+        assert entry is not None
+        assert entry.attempts == 2
+        assert not ledger.has_labels()
+        ledger.commit([DONE])
+        assert list(ledger) == [DONE]
+        assert ledger.has_labels()
+
+
+def test_settings_are_remembered(tmp_path: Path) -> None:
+    """The settings that the labels were made with are those last claimed."""
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        assert ledger.settings is None
+        ledger.claim({"threshold": 0.5, "scales": [0.5, 1.0]})
+        assert ledger.settings == {"threshold": 0.5, "scales": [0.5, 1.0]}
+
+
+def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
+    """Garbage in the ledger's place is an error, not a new ledger."""
+    (tmp_path / "l.sqlite").write_bytes(b"no database " * 100)
+    with pytest.raises(WorkspaceError, match="cannot open the ledger"):
+        Ledger(tmp_path / "l.sqlite")
+
+
+def test_a_label_agrees_by_size_and_time_or_by_hash(tmp_path: Path) -> None:
+    """A copied run has other times and is believed by its hash; a changed file is not."""
+    path = tmp_path / "x.png"
+    path.write_bytes(b"12345")
+    entry = Entry(
+        key="x",
+        status="done",
+        settings_digest="d",
+        bytes=5,
+        modified_ns=path.stat().st_mtime_ns,
+        sha256=file_digest(path),
+    )
+    assert label_agrees(entry, path)
+    os.utime(path, ns=(1, 1))
+    assert label_agrees(entry, path)
+    path.write_bytes(b"12346")
+    os.utime(path, ns=(1, 1))
+    assert not label_agrees(entry, path)
+    path.write_bytes(b"123456")
+    assert not label_agrees(entry, path)
+    path.unlink()
+    assert not label_agrees(entry, path)
