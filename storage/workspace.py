@@ -113,10 +113,14 @@ class Workspace:
         """
         try:
             self.labels.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(self.scratch, ignore_errors=True)
+            self.tidy()
             self.scratch.mkdir(exist_ok=True)
         except OSError as error:
             raise WorkspaceError(f"cannot use {self.root} as output folder: {_explain(error)}") from error
+
+    def tidy(self) -> None:
+        """Throw away what was left half written, and the folder for it."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
     def publish(self, path: Path, content: bytes) -> None:
         """Write one of the workspace's files, whole or not at all.

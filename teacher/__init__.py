@@ -1,0 +1,5 @@
+"""The teacher: networks, multi-scale fusion and inference. It reads checkpoints and no other files."""
+
+from teacher.inference import Teacher, load_teacher
+
+__all__ = ["Teacher", "load_teacher"]

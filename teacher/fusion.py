@@ -1,0 +1,191 @@
+"""Hierarchical multi-scale fusion: predictions at several scales become one, by the lower scale's attention.
+
+Knows nothing of devices, precision or files: it works where its tensors are.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from storage.errors import ImageError, SettingsError, ShapeError
+from teacher.networks.layers import resize
+from teacher.networks.prediction import Network, ScalePrediction
+
+MIN_SIDE = 4
+"""Below this many pixels a network's stride leaves nothing."""
+
+
+class TrainingPrediction(NamedTuple):
+    """What the two-scale training forward gives, all at the size of the images."""
+
+    joint: Tensor
+    """Fused logits, (batch, class, height, width), float32."""
+    joint_auxiliary: Tensor | None
+    """Fused auxiliary logits, shaped as `joint`; None where the network has none."""
+    low: Tensor
+    """Logits of the low scale alone, shaped as `joint`."""
+    high: Tensor
+    """Logits of scale 1 alone, shaped as `joint`."""
+
+
+def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
+    """Check a list of scales and sort it from high to low.
+
+    Args:
+        scales: ratios to the image, in any order.
+
+    Returns:
+        The scales from high to low, the order in which they are fused.
+
+    Raises:
+        SettingsError: a scale is not a positive number or comes twice, or 1.0 is missing.
+    """
+    given = ", ".join(map(str, scales)) or "none"
+    if not all(math.isfinite(s) and s > 0 for s in scales):
+        raise SettingsError(f"scales are {given}: expected positive numbers")
+    if len(set(scales)) != len(scales):
+        raise SettingsError(f"scales are {given}: expected each only once")
+    if 1.0 not in scales:
+        raise SettingsError(f"scales are {given}: 1.0 must be among them, the fusion ends at the image's own size")
+    return tuple(sorted(scales, reverse=True))
+
+
+def size_at_scale(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Size of an image at a scale: rounded down.
+
+    Args:
+        size: (height, width) of the image.
+        scale: positive.
+
+    Returns:
+        (height, width) at that scale.
+
+    Raises:
+        ImageError: a side would be shorter than 4 pixels.
+    """
+    height, width = math.floor(size[0] * scale), math.floor(size[1] * scale)
+    if min(height, width) < MIN_SIDE:
+        raise ImageError(
+            f"an image of {size[1]}x{size[0]} pixels is {width}x{height} at scale {scale}: expected sides of at least "
+            f"{MIN_SIDE} pixels; leave out the scale or the image"
+        )
+    return height, width
+
+
+def predict_at_scale(network: Network, images: Tensor, scale: float, *, auxiliary: bool = False) -> ScalePrediction:
+    """Run a network on the images at one scale.
+
+    Args:
+        network: what predicts.
+        images: normalised RGB, (batch, 3, height, width), float.
+        scale: ratio to the images' size, positive.
+        auxiliary: whether the auxiliary logits are wanted; they are needed in training only.
+
+    Returns:
+        The prediction in float32 at the scaled images' size, (batch, ..., floor(height * scale), floor(width * scale)).
+        The attention is enlarged after its sigmoid.
+
+    Raises:
+        ImageError: the images are too small for the scale.
+    """
+    size = size_at_scale((images.shape[-2], images.shape[-1]), scale)
+    logits, attention, extra = network(resize(images, size))
+    wanted = extra if auxiliary else None
+    return ScalePrediction(
+        resize(logits.float(), size),
+        resize(attention.float(), size),
+        None if wanted is None else resize(wanted.float(), size),
+    )
+
+
+def blend(finer: Tensor, coarser: Tensor, attention: Tensor) -> Tensor:
+    """Blend a coarser scale's logits into a finer one's by the coarser scale's attention.
+
+    Args:
+        finer: logits, (batch, class, height, width), float.
+        coarser: logits, (batch, class, h, w), h <= height, w <= width.
+        attention: weight of the coarser scale, (batch, 1, h, w) in [0, 1].
+
+    Returns:
+        Logits (batch, class, height, width). No value lies outside the range of the two inputs.
+
+    Raises:
+        ShapeError: the batch or class axes differ, or the attention is not of the coarser scale.
+
+    Source: arXiv:2005.10821, section 3.1, equation 1.
+    """
+    if finer.shape[:2] != coarser.shape[:2] or attention.shape != (coarser.shape[0], 1, *coarser.shape[2:]):
+        raise ShapeError(
+            f"cannot blend logits {tuple(coarser.shape)} with attention {tuple(attention.shape)} into logits "
+            f"{tuple(finer.shape)}: batch and class must agree, and the attention must have the coarser logits' size"
+        )
+    size = (finer.shape[-2], finer.shape[-1])
+    # Weighted at its own size and only then enlarged: the other order gives different logits.
+    weighted = resize(attention * coarser, size)
+    return weighted + (1 - resize(attention, size)) * finer
+
+
+def hierarchical_logits(network: Network, images: Tensor, scales: Sequence[float]) -> Tensor:
+    """Fuse the predictions at all scales into one.
+
+    From the largest scale down, each scale takes from the joint prediction of the larger ones where its own
+    attention is low. So the lowest scale has the last word, and the largest scale's attention is not used.
+
+    Args:
+        network: what predicts.
+        images: normalised RGB, (batch, 3, height, width), float.
+        scales: ratios to the images' size, 1.0 among them, in any order.
+
+    Returns:
+        Joint logits, (batch, class, height, width), float32.
+
+    Raises:
+        SettingsError: the scales are not positive, come twice, or lack 1.0.
+        ImageError: the images are too small for the lowest scale.
+
+    Source: arXiv:2005.10821, section 3.1.
+    """
+    ordered = check_scales(scales)
+    image_size = (images.shape[-2], images.shape[-1])
+    size_at_scale(image_size, ordered[-1])  # refuses before, not after, the expensive large scales
+    joint = predict_at_scale(network, images, ordered[0]).logits
+    for scale in ordered[1:]:
+        logits, attention, _ = predict_at_scale(network, images, scale)
+        if scale >= 1:
+            joint = resize(joint, size_at_scale(image_size, scale))
+        joint = blend(joint, logits, attention)
+    return joint
+
+
+def training_forward(network: Network, images: Tensor, low_scale: float = 0.5) -> TrainingPrediction:
+    """Predict at a low scale and at scale 1 and fuse the two, so that a loss on the joint also trains the attention.
+
+    Args:
+        network: what predicts.
+        images: normalised RGB, (batch, 3, height, width), float.
+        low_scale: ratio of the low scale, in (0, 1).
+
+    Returns:
+        Joint logits, joint auxiliary logits and the logits of both scales, all (batch, class, height, width).
+
+    Raises:
+        SettingsError: the low scale is not in (0, 1).
+        ImageError: the images are too small for the low scale.
+
+    Source: arXiv:2005.10821, section 3.1, "Training".
+    """
+    if not 0 < low_scale < 1:
+        raise SettingsError(f"low_scale is {low_scale}, expected a number above 0 and below 1")
+    low = predict_at_scale(network, images, low_scale, auxiliary=True)
+    high = predict_at_scale(network, images, 1.0, auxiliary=True)
+    joint_auxiliary = None
+    if low.auxiliary is not None and high.auxiliary is not None:
+        joint_auxiliary = blend(high.auxiliary, low.auxiliary, low.attention)
+    return TrainingPrediction(
+        joint=blend(high.logits, low.logits, low.attention),
+        joint_auxiliary=joint_auxiliary,
+        low=resize(low.logits, (images.shape[-2], images.shape[-1])),
+        high=high.logits,
+    )

@@ -1,0 +1,1 @@
+"""The networks a teacher or a student can be."""

@@ -1,0 +1,37 @@
+"""What a network says about one image at one scale, and what counts as a network.
+
+Nothing here computes.
+"""
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+
+class ScalePrediction(NamedTuple):
+    """A network's output for a batch of images at one scale.
+
+    Networks return it at their own stride; `teacher.fusion.predict_at_scale` brings it to the size of the scaled image.
+    """
+
+    logits: Tensor
+    """Scores, (batch, class, height, width), float."""
+    attention: Tensor
+    """How far this scale is to be trusted against the next finer one, (batch, 1, height, width) in [0, 1]."""
+    auxiliary: Tensor | None
+    """Scores of the auxiliary classifier, as `logits`; None where the network has none, or where nobody asked."""
+
+
+class Network(Protocol):
+    """Anything that predicts from a batch of normalised images: a module, or a function around one."""
+
+    def __call__(self, images: Tensor, /) -> ScalePrediction:
+        """Predict.
+
+        Args:
+            images: normalised RGB, (batch, 3, height, width), float.
+
+        Returns:
+            The prediction, its tensors (batch, ..., h, w) at the network's stride.
+        """
+        ...

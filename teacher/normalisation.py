@@ -1,0 +1,24 @@
+"""From an image's bytes to what a network takes.
+
+Reads no files; the numbers come from the network's specification.
+"""
+
+import torch
+from torch import Tensor
+
+
+def normalise(images: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:
+    """Scale bytes to [0, 1], subtract the mean and divide by the standard deviation, colour by colour.
+
+    Args:
+        images: RGB, (batch, height, width, 3), uint8, on any device.
+        mean: of red, green, blue in [0, 1].
+        std: of red, green, blue in [0, 1], positive.
+
+    Returns:
+        (batch, 3, height, width), float32, on the images' device.
+    """
+    channels_first = images.permute(0, 3, 1, 2).to(torch.float32).div_(255)
+    shift = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
+    spread = torch.tensor(std, device=images.device).view(1, 3, 1, 1)
+    return channels_first.sub_(shift).div_(spread)
