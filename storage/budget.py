@@ -33,7 +33,7 @@ class SizeEstimate:
     soft_fp16_bytes: int
     """The same in float16."""
     hard_png_bytes: int
-    """One class index per pixel, as this project writes it; by the model above, so within a factor of about two or three."""
+    """One class index per pixel, as this project writes it; by the model above, so within a factor of two or three."""
 
 
 def estimate_label_bytes(sizes: Sequence[tuple[int, int]], count: int, classes: int) -> SizeEstimate:

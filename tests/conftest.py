@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from PIL import Image
 
 from storage.schema import ClassInfo, ClassSchema
-
+from teacher.checkpoint import save_checkpoint
+from teacher.networks.registry import build_network, default_spec
 
 MakeImage = Callable[..., npt.NDArray[np.uint8]]
 
@@ -45,3 +47,18 @@ def make_image() -> MakeImage:
         return pixels
 
     return make
+
+
+@pytest.fixture
+def tiny_teacher(tmp_path: Path, schema: ClassSchema) -> Path:
+    """A checkpoint of a small network with random weights, sharp enough to be sure of some pixels and not of others."""
+    spec = default_spec("deeplabv3plus", len(schema), "mobilenetv3_small_050")
+    torch.manual_seed(3)
+    network = build_network(spec)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.startswith("classifier"):
+                parameter.mul_(20)
+    path = tmp_path / "tiny_teacher.pt"
+    save_checkpoint(path, network, spec, schema, {})
+    return path

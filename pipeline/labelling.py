@@ -1,0 +1,295 @@
+"""The main job: label a set of images with a teacher, one entry an item, whatever happens to the process.
+
+Decoding, the network and encoding overlap: threads read ahead of the device, threads write behind it, both through
+bounded queues, so memory does not grow with the set. This thread drives the device and alone writes the ledger.
+"""
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.plan import Plan, make_plan
+from pipeline.settings import LabelSettings, settings_difference, settings_digest
+from storage.errors import AutocoarseError, ForeignSettingsError, ImageError
+from storage.image_reader import read_image
+from storage.label_map import LabelMap
+from storage.label_png import encode_label_png
+from storage.layouts import Item, list_images
+from storage.ledger import Entry, Ledger
+from storage.schema import load_schema
+from storage.workspace import Workspace
+from teacher import Teacher, load_teacher
+
+DECISION_RULE = 1
+"""Version of the rule that turns scores into labels; raised when the same settings would give other pixels."""
+
+_DECODERS = 2
+_ENCODERS = 2
+
+Image = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """An image read, or the reason why it could not be."""
+
+    item: Item
+    image: Image | None
+    image_bytes: int
+    reason: str
+
+
+def _decode(item: Item) -> _Decoded:
+    size = 0
+    try:
+        size = item.image.stat().st_size
+        return _Decoded(item, read_image(item.image), size, "")
+    except OSError as error:
+        return _Decoded(item, None, size, f"{item.image}: cannot be read: {error.strerror or error}")
+    except (AutocoarseError, MemoryError) as error:
+        return _Decoded(item, None, size, str(error) or f"{item.image}: out of memory")
+
+
+def _read_ahead(items: Iterable[Item], pool: ThreadPoolExecutor, depth: int) -> Iterator[_Decoded]:
+    """Decode items in order, at most `depth` ahead of the consumer."""
+    pending: deque[Future[_Decoded]] = deque()
+    for item in items:
+        pending.append(pool.submit(_decode, item))
+        if len(pending) >= depth:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def _batches(decoded: Iterable[_Decoded], size: int) -> Iterator[list[_Decoded]]:
+    """Group neighbours whose images are of one size; an image that could not be read stands alone."""
+    batch: list[_Decoded] = []
+    for one in decoded:
+        shape = None if one.image is None else one.image.shape
+        if batch and (len(batch) == size or batch[0].image is None or batch[0].image.shape != shape):
+            yield batch
+            batch = []
+        batch.append(one)
+    if batch:
+        yield batch
+
+
+@dataclass(slots=True)
+class LabelSummary:
+    """Counts of a run; `total = labelled + failed + skipped` once it has ended."""
+
+    total: int
+    """Images of the listing."""
+    skipped: int
+    """Done by an earlier run."""
+    labelled: int = 0
+    failed: int = 0
+    bytes: int = 0
+    """Of all labels of the listing, this run's and earlier ones."""
+    pixels: int = 0
+    ignored: int = 0
+
+    @property
+    def ignore_fraction(self) -> float:
+        """Share of the pixels that was given no class, over all labels of the listing."""
+        return self.ignored / self.pixels if self.pixels else 0.0
+
+    def add(self, entry: Entry) -> None:
+        """Count an item of this run."""
+        if entry.status == "failed":
+            self.failed += 1
+        else:
+            self.labelled += 1
+            self.add_label(entry)
+
+    def add_label(self, entry: Entry) -> None:
+        """Count a label's bytes and pixels."""
+        self.bytes += entry.bytes
+        self.pixels += entry.height * entry.width
+        self.ignored += entry.ignored
+
+
+def _decisive_settings(settings: LabelSettings, teacher: Teacher) -> dict[str, object]:
+    """What decides pixels, as plain values: no paths, no device, no batch."""
+    return {
+        "teacher": teacher.digest,
+        "network": teacher.spec.network,
+        "classes": teacher.schema.name,
+        "classes_digest": teacher.schema.digest,
+        "scales": list(settings.scales),
+        "threshold": settings.threshold,
+        "flip": settings.flip,
+        "precision": settings.precision,
+        "decision_rule": DECISION_RULE,
+    }
+
+
+def _refuse_strangers(workspace: Workspace) -> None:
+    """Never write over labels that no ledger speaks of: they may be a human's."""
+    stranger = next(workspace.labels.rglob("*.png"), None)
+    if stranger is not None and not workspace.ledger.exists():
+        raise ForeignSettingsError(
+            f"{workspace.labels} holds labels such as {stranger.name}, and no ledger.sqlite says that they are a "
+            f"run's; choose another --out"
+        )
+
+
+class LabelRun:
+    """A labelling run: opened, planned, then iterated for its entries.
+
+    Opening loads the teacher, takes the workspace's lock and refuses a workspace that holds labels of other settings.
+    Use it as a context manager; leaving it records what was finished, also after an error or Ctrl-C.
+
+    Raises:
+        ForeignSettingsError: the workspace holds labels made with other settings; the message shows the difference.
+        WorkspaceError: the workspace cannot be written, or another process has it.
+        MissingFileError, SettingsError, SchemaError, CheckpointError: the teacher cannot be made as asked.
+    """
+
+    plan: Plan
+    """What is done and what is to do."""
+
+    def __init__(self, settings: LabelSettings) -> None:
+        self.settings = settings
+        self.workspace = Workspace(settings.out)
+        # the cheap checks come first: a wrong path should not cost the loading of a network
+        listing = list_images(settings.images, settings.layout, exclude=[settings.out, self.workspace.labels])
+        schema = None if settings.classes is None else load_schema(settings.classes)
+        with ExitStack() as stack:
+            lock = self.workspace.lock()
+            stack.callback(lock.release)
+            self.workspace.prepare()
+            stack.callback(self.workspace.tidy)
+            _refuse_strangers(self.workspace)
+            self.teacher: Teacher = load_teacher(
+                settings.teacher, settings.weights, schema=schema, device=settings.device, precision=settings.precision
+            )
+            self.decisive = _decisive_settings(settings, self.teacher)
+            self.digest = settings_digest(self.decisive)
+            self.ledger = stack.enter_context(Ledger(self.workspace.ledger))
+            self._claim()
+            self.plan = make_plan(listing, self.ledger, self.workspace, self.digest)
+            self.summary = LabelSummary(total=self.plan.total, skipped=len(self.plan.done))
+            for entry in self.plan.done:
+                self.summary.add_label(entry)
+            self._stack = stack.pop_all()
+        self._provenance: dict[str, str | float] = {
+            "settings": self.digest,
+            "teacher": self.teacher.digest,
+            "classes": self.teacher.schema.digest,
+            "threshold": settings.threshold,
+            "version": version("autocoarse"),
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _claim(self) -> None:
+        before = self.ledger.settings
+        if before is not None and before != self.decisive and self.ledger.has_labels():
+            raise ForeignSettingsError(
+                f"{self.settings.out} holds labels made with other settings:\n"
+                f"{settings_difference(before, self.decisive)}\n"
+                f"choose another --out, or repeat the settings that are there"
+            )
+        self.ledger.claim(self.decisive)
+        self.settings.write(self.workspace.settings, "label")
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Do the work; yields the entry of every item that was to do, once it is in the ledger.
+
+        Raises:
+            WorkspaceError: a label or the ledger cannot be written; what was made before stays and counts.
+        """
+        impossible = list(self.plan.failures(self.digest))
+        self._commit(impossible)
+        yield from impossible
+        batch = self.settings.batch
+        with ThreadPoolExecutor(_DECODERS, "decode") as decoders, ThreadPoolExecutor(_ENCODERS, "encode") as encoders:
+            writing: deque[Future[Entry]] = deque()
+            try:
+                decoded = _read_ahead(self.plan.to_do, decoders, depth=2 * batch + _DECODERS)
+                for group in _batches(decoded, batch):
+                    writing.extend(self._label(group, encoders))
+                    yield from self._record(writing, keep=2 * batch + _ENCODERS)
+                yield from self._record(writing, keep=0)
+            finally:
+                # reached with work left only after an error or Ctrl-C: what was labelled is recorded all the same
+                decoders.shutdown(cancel_futures=True)
+                self._commit([f.result() for f in writing if f.exception() is None])
+
+    def _record(self, writing: deque[Future[Entry]], keep: int) -> list[Entry]:
+        """Commit what has been written, from the queue's head; wait for as many as are over `keep`."""
+        entries: list[Entry] = []
+        try:
+            while writing and (len(writing) > keep or writing[0].done()):
+                entries.append(writing[0].result())
+                writing.popleft()
+        finally:
+            self._commit(entries)  # one write that failed does not cost the record of those before it
+        return entries
+
+    def _commit(self, entries: list[Entry]) -> None:
+        if entries:
+            self.ledger.commit(entries)
+            for entry in entries:
+                self.summary.add(entry)
+
+    def _label(self, group: list[_Decoded], encoders: ThreadPoolExecutor) -> Iterator[Future[Entry]]:
+        """Label images of one size and hand them to the encoders; a failure costs its image alone."""
+        images = [one.image for one in group if one.image is not None]
+        if not images:
+            for one in group:
+                yield encoders.submit(self._failure, one, one.reason)
+            return
+        started = time.perf_counter()
+        try:
+            labels = self.teacher.label(images, self.settings.scales, self.settings.threshold, flip=self.settings.flip)
+        except (ImageError, RuntimeError, MemoryError) as error:
+            if len(group) > 1:
+                for one in group:
+                    yield from self._label([one], encoders)
+            else:
+                reason = str(error) or type(error).__name__
+                yield encoders.submit(self._failure, group[0], f"{group[0].item.image}: {reason}")
+            return
+        seconds = (time.perf_counter() - started) / len(images)
+        for one, label in zip(group, labels, strict=True):
+            yield encoders.submit(self._publish, one, label, seconds)
+
+    def _failure(self, one: _Decoded, reason: str) -> Entry:
+        return Entry(
+            key=one.item.key, status="failed", settings_digest=self.digest, image_bytes=one.image_bytes, reason=reason
+        )
+
+    def _publish(self, one: _Decoded, values: Image, seconds: float) -> Entry:
+        label = LabelMap(values, len(self.teacher.schema))
+        path = self.workspace.label_path(one.item.key)
+        content = encode_label_png(label, self._provenance)
+        self.workspace.publish(path, content)
+        return Entry(
+            key=one.item.key,
+            status="done",
+            settings_digest=self.digest,
+            image_bytes=one.image_bytes,
+            height=label.height,
+            width=label.width,
+            ignored=label.ignored,
+            bytes=len(content),
+            modified_ns=path.stat().st_mtime_ns,
+            sha256=hashlib.sha256(content).hexdigest(),
+            counts=tuple(label.counts[: label.num_classes].tolist()),
+            seconds=seconds,
+        )

@@ -1,0 +1,50 @@
+"""A process killed in the middle of labelling: nothing torn, nothing twice, nothing missing afterwards."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from storage.label_png import read_label_values
+from storage.ledger import Ledger
+
+IMAGES = 24
+
+
+@pytest.mark.parametrize("kill_after", [1, 9])
+def test_a_killed_run_is_finished_by_the_same_command(
+    tmp_path: Path, tiny_teacher: Path, make_image: Callable[..., object], kill_after: int
+) -> None:
+    """Kill -9, then the same command: labels byte for byte those of an undisturbed run, each image counted once."""
+    for number in range(IMAGES):
+        make_image(tmp_path / f"images/{number % 3}/{number}.png", (120, 160), number)
+    command = [str(Path(sys.executable).with_name("autocoarse")), "label"]
+    command += ["--images", str(tmp_path / "images"), "--teacher", str(tiny_teacher), "--scales", "0.5,1,2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, env=environment, capture_output=True)
+
+    out = tmp_path / "killed"
+    process = subprocess.Popen([*command, "--out", str(out)], env=environment, stderr=subprocess.PIPE)
+    while len(list(out.rglob("labels/**/*.png"))) < kill_after:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.001)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    left = list(out.rglob("labels/**/*.png"))
+    assert kill_after <= len(left) < IMAGES, "the kill must have come in the middle"
+    for path in left:
+        read_label_values(path)
+
+    subprocess.run([*command, "--out", str(out)], check=True, env=environment, capture_output=True)
+    whole = {p.relative_to(tmp_path / "whole"): p.read_bytes() for p in (tmp_path / "whole").rglob("labels/**/*.png")}
+    again = {p.relative_to(out): p.read_bytes() for p in out.rglob("labels/**/*") if p.is_file()}
+    assert again == whole
+    assert len(whole) == IMAGES
+    with Ledger(out / "ledger.sqlite", read_only=True) as ledger:
+        assert [e.status for e in ledger] == ["done"] * IMAGES
