@@ -1,0 +1,221 @@
+"""Evaluation: how good labels are, or a network's predictions, against a ground truth.
+
+Only counts are kept, so memory does not grow with the set. Nothing is written.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.samples import collect_samples, read_sample
+from storage.errors import LabelError, LayoutError
+from storage.label_map import LabelMap
+from storage.label_png import read_label_png
+from storage.layouts import Layout, list_labels
+from storage.schema import IGNORE, ClassSchema, Ids
+from teacher import Teacher
+
+_READERS = 4
+
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """How good predictions are, over the pixels whose truth is a class; an abstention is a prediction of no class.
+
+    Each is a share in [0, 1], or None where there is nothing to divide by.
+    """
+
+    images: int
+    miou: float
+    """Mean of `iou` over the classes that occur in the truth."""
+    iou: dict[str, float | None]
+    """By class name: right / (truth or prediction is the class). An abstention is a miss. None: neither has it."""
+    pixel_accuracy: float
+    """Right pixels of all; an abstention is wrong."""
+    coverage: float
+    """Pixels that are given a class, of all."""
+    precision: float | None
+    """Right pixels of those that are given a class."""
+    precision_by_class: dict[str, float | None]
+    """Right pixels of those that are given the class."""
+    recall_by_class: dict[str, float | None]
+    """Right pixels of those whose truth is the class."""
+
+
+def count_pixels(truth: LabelMap, prediction: LabelMap) -> Counts:
+    """Count the pixels of one image by truth and prediction.
+
+    Args:
+        truth: pixels that are ignored here are not counted.
+        prediction: of the same size and classes; ignore is an abstention.
+
+    Returns:
+        (class, class + 1) int64: rows are the truth, columns the prediction; the last column is abstentions.
+    """
+    classes = truth.num_classes
+    judged = truth.values != IGNORE
+    rows = truth.values[judged].astype(np.int64)
+    columns = np.minimum(prediction.values[judged], classes)
+    return np.bincount(rows * (classes + 1) + columns, minlength=classes * (classes + 1)).reshape(classes, -1)
+
+
+def compute_scores(counts: Counts, schema: ClassSchema, images: int) -> Scores:
+    """Turn counts into scores.
+
+    Args:
+        counts: sum of what `count_pixels` gives.
+        schema: the classes, for their names.
+        images: how many images were counted.
+
+    Raises:
+        LabelError: nothing was counted: the truth has no pixel with a class.
+
+    Source: intersection over union as in the PASCAL VOC challenge, doi:10.1007/s11263-009-0275-4, section 4.
+    """
+    total = counts.sum()
+    if not total:
+        raise LabelError(f"the truth of the {images} images has no pixel with a class: nothing can be judged")
+    right, of_truth, of_prediction = counts.diagonal(), counts.sum(axis=1), counts[:, :-1].sum(axis=0)
+    decided = of_prediction.sum()
+    iou = _shares(right, of_truth + of_prediction - right)
+    return Scores(
+        images=images,
+        miou=float(
+            np.mean([share for share, pixels in zip(iou, of_truth, strict=True) if share is not None and pixels])
+        ),
+        iou=dict(zip(schema.names, iou, strict=True)),
+        pixel_accuracy=float(right.sum() / total),
+        coverage=float(decided / total),
+        precision=float(right.sum() / decided) if decided else None,
+        precision_by_class=dict(zip(schema.names, _shares(right, of_prediction), strict=True)),
+        recall_by_class=dict(zip(schema.names, _shares(right, of_truth), strict=True)),
+    )
+
+
+def _shares(part: Counts, whole: Counts) -> list[float | None]:
+    return [float(p / w) if w else None for p, w in zip(part, whole, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationProgress:
+    """How far an evaluation is, and what it has counted; the last one has counted everything."""
+
+    done: int
+    total: int
+    counts: Counts
+    """As in `count_pixels`, over the images so far."""
+    schema: ClassSchema
+    without_truth: int
+    """Images or labels that have no truth; they are not judged."""
+    without_prediction: int
+    """Truth files that have no label or image; they are not judged."""
+
+    def scores(self) -> Scores:
+        """The scores over the images so far.
+
+        Raises:
+            LabelError: their truth has no pixel with a class.
+        """
+        return compute_scores(self.counts, self.schema, self.done)
+
+
+def evaluate_labels(
+    labels: Path, truth: Path, schema: ClassSchema, layout: Layout = "folder", ids: Ids | None = None
+) -> Iterator[EvaluationProgress]:
+    """Judge the labels of a folder against a ground truth. Only images that are in both are judged.
+
+    Args:
+        labels: what `label --out` made, or a label folder.
+        truth: label folder of the ground truth.
+        schema: the classes that both are read as.
+        layout: how the folders lie on disk.
+        ids: what their values are; a run's own labels are class indices whatever is said here.
+
+    Yields:
+        Progress after each image.
+
+    Raises:
+        MissingFileError: there is no such folder.
+        LayoutError: a folder holds no labels, or they have no image in common.
+        LabelError: a label cannot be read, holds an illegal value, or differs in size from its truth.
+    """
+    predicted, true = list_labels(labels, layout, ids), list_labels(truth, layout, ids)
+    keys = sorted(predicted.keys() & true.keys())
+    if not keys:
+        raise LayoutError(
+            f"no label of {labels} has a truth in {truth}: {min(predicted)} is not among labels such as {min(true)}; "
+            f"labels and truth must lie in mirrored trees"
+        )
+
+    def count(key: str) -> Counts:
+        given, wanted = predicted[key], true[key]
+        prediction = read_label_png(given.path, schema, given.ids)
+        target = read_label_png(wanted.path, schema, wanted.ids)
+        if (prediction.height, prediction.width) != (target.height, target.width):
+            raise LabelError(
+                f"{given.path} is {prediction.width}x{prediction.height} but its truth {wanted.path} is "
+                f"{target.width}x{target.height}; both must have their image's size"
+            )
+        return count_pixels(target, prediction)
+
+    missing = len(predicted) - len(keys), len(true) - len(keys)
+    with ThreadPoolExecutor(_READERS, "evaluate") as pool:
+        try:
+            yield from _accumulate(pool.map(count, keys), len(keys), schema, missing)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def evaluate_network(
+    teacher: Teacher,
+    images: Path,
+    truth: Path,
+    scales: Sequence[float] = (0.5, 1.0, 2.0),
+    layout: Layout = "folder",
+    ids: Ids | None = None,
+) -> Iterator[EvaluationProgress]:
+    """Judge a network's predictions, without a threshold, against a ground truth.
+
+    Args:
+        teacher: the network; its classes are those that the truth is read as.
+        images: image folder. Only images with a truth are judged.
+        truth: label folder of the ground truth.
+        scales: at which it predicts; 1.0 is among them.
+        layout: how the folders lie on disk.
+        ids: what the truth's values are.
+
+    Yields:
+        Progress after each image.
+
+    Raises:
+        MissingFileError: there is no such folder.
+        LayoutError: no image has a truth.
+        ImageError, LabelError: an image or a truth cannot be read, or they differ in size.
+        SettingsError: the scales are not positive, come twice, or lack 1.0.
+    """
+    collection = collect_samples(images, truth, "fine", layout, ids, partial=True)
+    schema = teacher.schema
+
+    def predict() -> Iterator[Counts]:
+        for sample in collection.samples:
+            image, target = read_sample(sample, schema)
+            (values,) = teacher.label([image], scales, threshold=0)
+            yield count_pixels(target, LabelMap(values, len(schema)))
+
+    missing = len(collection.images_without_label), len(collection.labels_without_image)
+    yield from _accumulate(predict(), len(collection.samples), schema, missing)
+
+
+def _accumulate(
+    counted: Iterator[Counts], total: int, schema: ClassSchema, missing: tuple[int, int]
+) -> Iterator[EvaluationProgress]:
+    counts = np.zeros((len(schema), len(schema) + 1), np.int64)
+    for number, more in enumerate(counted, start=1):
+        counts = counts + more
+        yield EvaluationProgress(number, total, counts, schema, *missing)

@@ -1,0 +1,193 @@
+"""Counting and scoring, on cases small enough to be counted by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+from pipeline.evaluation import (
+    EvaluationProgress,
+    Scores,
+    compute_scores,
+    count_pixels,
+    evaluate_labels,
+    evaluate_network,
+)
+from storage.errors import LabelError, LayoutError, MissingFileError
+from storage.label_map import LabelMap
+from storage.schema import ClassInfo, ClassSchema
+from teacher import load_teacher
+
+LABELS = arrays(np.uint8, (8, 6), elements=st.sampled_from([0, 1, 2, 255]))
+THREE = ClassSchema("three", tuple(ClassInfo(n, (0, 0, 0), (i + 7,)) for i, n in enumerate(("road", "pole", "sky"))))
+
+
+def label_map(*rows: list[int]) -> LabelMap:
+    """A label map of three classes."""
+    return LabelMap(np.array(rows, np.uint8), 3)
+
+
+def write_label(path: Path, values: object) -> None:
+    """Write a label file as any tool would."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.array(values, np.uint8)).save(path)
+
+
+def last_of(evaluation: object) -> EvaluationProgress:
+    """The last progress of an evaluation."""
+    *_, last = evaluation  # type: ignore[misc] # any iterator of progress
+    assert isinstance(last, EvaluationProgress)
+    return last
+
+
+def test_counts_by_truth_and_prediction() -> None:
+    """Rows are the truth, columns the prediction, the last column abstentions; ignored truth is not counted."""
+    truth = label_map([0, 0, 1, 255], [2, 0, 1, 255])
+    prediction = label_map([0, 1, 1, 2], [255, 0, 255, 255])
+    assert count_pixels(truth, prediction).tolist() == [[2, 1, 0, 0], [0, 1, 0, 1], [0, 0, 0, 1]]
+
+
+def test_scores_by_hand() -> None:
+    """Every score of a case that was counted by hand."""
+    counts = np.array([[2, 1, 0, 0], [0, 1, 0, 1], [0, 0, 0, 1]])
+    scores = compute_scores(counts, THREE, 1)
+    assert scores.iou == {"road": pytest.approx(2 / 3), "pole": pytest.approx(1 / 3), "sky": 0.0}
+    assert scores.miou == pytest.approx(1 / 3)
+    assert scores.pixel_accuracy == pytest.approx(3 / 6)
+    assert scores.coverage == pytest.approx(4 / 6)
+    assert scores.precision == pytest.approx(3 / 4)
+    assert scores.precision_by_class == {"road": 1.0, "pole": 0.5, "sky": None}
+    assert scores.recall_by_class == {"road": pytest.approx(2 / 3), "pole": 0.5, "sky": 0.0}
+    assert scores.images == 1
+
+
+def test_class_that_nobody_names_is_none() -> None:
+    """A class with neither truth nor prediction has no IoU and does not count in the mean."""
+    scores = compute_scores(np.array([[3, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]), THREE, 1)
+    assert scores.iou["sky"] is None
+    assert scores.miou == 1.0
+
+
+def test_class_that_is_only_predicted_counts_against_the_others_alone() -> None:
+    """A class without truth that is predicted has IoU 0; the mean is over the classes that occur in the truth."""
+    scores = compute_scores(np.array([[3, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]]), THREE, 1)
+    assert scores.iou["sky"] == 0.0
+    assert scores.miou == pytest.approx((3 / 4 + 1) / 2)
+
+
+def test_abstaining_everywhere_has_no_precision() -> None:
+    """Where nothing is given a class, coverage is 0 and there is no precision."""
+    scores = compute_scores(np.array([[0, 0, 0, 3], [0, 0, 0, 1], [0, 0, 0, 0]]), THREE, 1)
+    assert (scores.coverage, scores.precision, scores.miou) == (0.0, None, 0.0)
+
+
+def test_truth_without_classes_is_refused() -> None:
+    """Where the truth is ignore everywhere, nothing can be judged, and that is said."""
+    with pytest.raises(LabelError, match="no pixel with a class"):
+        compute_scores(np.zeros((3, 4), np.int64), THREE, 2)
+
+
+@given(truth=LABELS, prediction=LABELS)
+def test_counts_agree_with_pixelwise_definitions(truth: np.ndarray, prediction: np.ndarray) -> None:
+    """Scores from counts equal those from the definitions applied to the pixels."""
+    counts = count_pixels(LabelMap(truth, 3), LabelMap(prediction, 3))
+    judged = truth != 255
+    assert counts.sum() == judged.sum()
+    if not judged.any():
+        return
+    scores = compute_scores(counts, THREE, 1)
+    decided = judged & (prediction != 255)
+    assert scores.coverage == pytest.approx(decided.sum() / judged.sum())
+    assert scores.pixel_accuracy == pytest.approx((judged & (truth == prediction)).sum() / judged.sum())
+    for index, name in enumerate(THREE.names):
+        both = (truth == index) & (prediction == index)
+        either = judged & ((truth == index) | (prediction == index))
+        assert scores.iou[name] == (pytest.approx(both.sum() / either.sum()) if either.any() else None)
+
+
+@given(truth=LABELS)
+def test_perfect_prediction_scores_one(truth: np.ndarray) -> None:
+    """A truth judged against itself is right everywhere."""
+    counts = count_pixels(LabelMap(truth, 3), LabelMap(truth, 3))
+    if counts.any():
+        scores = compute_scores(counts, THREE, 1)
+        assert (scores.miou, scores.pixel_accuracy, scores.coverage, scores.precision) == (1, 1, 1, 1)
+
+
+@given(truth=LABELS, prediction=LABELS, dropped=arrays(np.bool_, (8, 6)))
+def test_abstaining_more_never_raises_the_iou(truth: np.ndarray, prediction: np.ndarray, dropped: np.ndarray) -> None:
+    """Turning right predictions into abstentions never raises accuracy, coverage or a recall."""
+    fewer = np.where(dropped & (prediction == truth), 255, prediction).astype(np.uint8)
+    before, after = (count_pixels(LabelMap(truth, 3), LabelMap(p, 3)) for p in (prediction, fewer))
+    if not before.any():
+        return
+    one, other = compute_scores(before, THREE, 1), compute_scores(after, THREE, 1)
+    assert other.pixel_accuracy <= one.pixel_accuracy
+    assert other.coverage <= one.coverage
+    assert other.miou <= one.miou + 1e-12
+
+
+def test_label_folders_are_judged_where_both_have_a_file(tmp_path: Path) -> None:
+    """Only images in both folders are judged; what is in one alone is counted."""
+    write_label(tmp_path / "labels/town/a.png", [[0, 1], [2, 255]])
+    write_label(tmp_path / "labels/town/only.png", [[0]])
+    write_label(tmp_path / "truth/town/a.png", [[0, 1], [2, 2]])
+    write_label(tmp_path / "truth/b.png", [[0]])
+    write_label(tmp_path / "truth/c.png", [[0]])
+    last = last_of(evaluate_labels(tmp_path / "labels", tmp_path / "truth", THREE))
+    assert (last.done, last.total, last.without_truth, last.without_prediction) == (1, 1, 1, 2)
+    assert last.scores().coverage == 0.75
+
+
+def test_source_ids_are_understood_in_both_folders(tmp_path: Path) -> None:
+    """With source ids, both folders' values go through the schema; unknown ids are ignored."""
+    write_label(tmp_path / "labels/a.png", [[7, 8, 9, 7]])
+    write_label(tmp_path / "truth/a.png", [[7, 8, 8, 33]])
+    scores = last_of(evaluate_labels(tmp_path / "labels", tmp_path / "truth", THREE, ids="source")).scores()
+    assert scores.pixel_accuracy == pytest.approx(2 / 3)
+
+
+def test_size_mismatch_names_both_files(tmp_path: Path) -> None:
+    """A label of another size than its truth is an error that names both files and both sizes."""
+    write_label(tmp_path / "labels/a.png", np.zeros((8, 6)))
+    write_label(tmp_path / "truth/a.png", np.zeros((4, 6)))
+    with pytest.raises(LabelError, match=r"labels/a\.png is 6x8 but its truth .*truth/a\.png is 6x4"):
+        last_of(evaluate_labels(tmp_path / "labels", tmp_path / "truth", THREE))
+
+
+def test_nothing_in_common_is_refused(tmp_path: Path) -> None:
+    """Folders without an image in common are an error that shows a name of each."""
+    write_label(tmp_path / "labels/a.png", [[0]])
+    write_label(tmp_path / "truth/x/a.png", [[0]])
+    with pytest.raises(LayoutError, match=r"a is not among labels such as x/a"):
+        last_of(evaluate_labels(tmp_path / "labels", tmp_path / "truth", THREE))
+    with pytest.raises(MissingFileError, match="no label folder"):
+        last_of(evaluate_labels(tmp_path / "nowhere", tmp_path / "truth", THREE))
+
+
+def test_illegal_value_names_file_and_value(tmp_path: Path) -> None:
+    """A value that is no class index stops the evaluation with the file's name."""
+    write_label(tmp_path / "labels/a.png", [[0]])
+    write_label(tmp_path / "truth/a.png", [[33]])
+    with pytest.raises(LabelError, match=r"truth/a\.png: value 33 is no class index"):
+        last_of(evaluate_labels(tmp_path / "labels", tmp_path / "truth", THREE))
+
+
+def test_network_agrees_with_its_own_labels(tmp_path: Path, schema: ClassSchema, tiny_teacher: Path) -> None:
+    """A network judged against the labels it gives at threshold 0 is right everywhere, on images of any size."""
+    teacher = load_teacher(tiny_teacher)
+    for number, size in enumerate([(48, 40), (33, 52)]):
+        pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), np.uint8)
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / f"images/{number}.png")
+        write_label(tmp_path / f"truth/{number}.png", teacher.label([pixels], [0.5, 1.0], 0)[0])
+    Image.new("RGB", (8, 8)).save(tmp_path / "images/without.png")
+    last = last_of(evaluate_network(teacher, tmp_path / "images", tmp_path / "truth", [1.0, 0.5]))
+    scores = last.scores()
+    assert isinstance(scores, Scores)
+    assert (scores.pixel_accuracy, scores.coverage, scores.images, last.without_truth) == (1, 1, 2, 1)
+    assert list(scores.iou) == list(schema.names)

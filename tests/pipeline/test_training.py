@@ -1,0 +1,408 @@
+"""Training from end to end, on images that are small enough to take seconds."""
+
+import json
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.training import TrainProgress, TrainResult, train
+from pipeline.training_settings import TrainSettings
+from pipeline.training_step import Trainer
+from storage.errors import (
+    CheckpointError,
+    ForeignSettingsError,
+    ImageError,
+    LabelError,
+    LayoutError,
+    MissingFileError,
+    SchemaError,
+    SettingsError,
+    WorkspaceError,
+)
+from storage.workspace import Workspace
+from teacher import load_teacher
+from teacher.checkpoint import load_checkpoint
+from teacher.networks.registry import NetworkSpec
+
+COLOURS = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200]], np.uint8)
+CLASSES = {
+    "classes": [{"name": n, "color": c.tolist()} for n, c in zip(("red", "green", "blue"), COLOURS, strict=True)]
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """One thread: small tensors are quickest so, and sums come out in one order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def write_set(root: Path, name: str, count: int, *, ignore: float = 0.1) -> None:
+    """Images of three colours in rectangles, 48x40, and their labels, partly ignored."""
+    for number in range(count):
+        rng = np.random.default_rng([len(name), number])
+        label = np.zeros((40, 48), np.uint8)
+        for value in (1, 2, 1, 2):
+            top, left = rng.integers(0, 30), rng.integers(0, 36)
+            label[top : top + 14, left : left + 16] = value
+        noise = rng.integers(-30, 30, (40, 48, 3))
+        image = np.clip(COLOURS[label] + noise, 0, 255).astype(np.uint8)
+        label[rng.random(label.shape) < ignore] = 255
+        for folder, values in ((f"{name}_images", image), (f"{name}_labels", label)):
+            path = root / folder / "town" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(path)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Four fine samples, three automatic ones, two to validate on, and their classes."""
+    for name, count in (("fine", 4), ("auto", 3), ("val", 2)):
+        write_set(tmp_path, name, count)
+    (tmp_path / "classes.json").write_text(json.dumps(CLASSES))
+    return tmp_path
+
+
+def settings_for(data: Path, **changes: Any) -> TrainSettings:
+    """Settings of a run of seconds."""
+    values: dict[str, Any] = {
+        "fine_images": data / "fine_images",
+        "fine_labels": data / "fine_labels",
+        "classes": str(data / "classes.json"),
+        "encoder": "resnet10t",
+        "steps": 8,
+        "crop": (32, 40),
+        "batch": 2,
+        "scales": (1.0,),
+        "checkpoint_every": 3,
+        "workers": 0,
+        "device": "cpu",
+        "out": data / "out",
+    }
+    return TrainSettings.checked(**{**values, **changes})
+
+
+def run(settings: TrainSettings) -> tuple[TrainResult, list[TrainProgress]]:
+    """Train to the end."""
+    steps = list(train(settings))
+    assert steps[-1].result is not None
+    return steps[-1].result, steps
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint."""
+    return load_checkpoint(path).state_dict
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Whether all weights are bit for bit the same."""
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_training_learns_and_leaves_its_files(data: Path) -> None:
+    """Twenty steps lower the loss and beat chance, and everything that is promised is in the folder."""
+    settings = settings_for(
+        data, steps=20, batch=4, learning_rate=5e-3, val_images=data / "val_images", val_labels=data / "val_labels"
+    )
+    result, steps = run(settings)
+    losses = [s.loss for s in steps if s.loss is not None]
+    assert losses[-1] < 0.8 * losses[0]
+    assert result.scores is not None
+    assert result.scores.miou > 0.4
+    assert [s.done for s in steps if s.phase == "training"] == list(range(1, 21))
+    assert [s.done for s in steps if s.phase == "validating"] == [1, 2]
+    teacher = load_teacher(result.checkpoint)
+    assert teacher.schema.names == ("red", "green", "blue")
+    record = load_checkpoint(result.checkpoint).record
+    assert (record["steps"], record["seed"], record["samples"]) == (20, 0, {"fine": 4})
+    logged = [json.loads(line) for line in (data / "out/log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in logged] == [3, 6, 9, 10, 12, 15, 18, 20]
+    assert logged[0]["labelled"] == pytest.approx(0.9, abs=0.25)
+    metrics = json.loads((data / "out/metrics.json").read_text())
+    assert metrics["validation"]["miou"] == result.scores.miou
+
+
+def test_settings_file_says_what_was_done(data: Path) -> None:
+    """The settings that are left in the folder make the same settings again."""
+    settings = settings_for(data, steps=2)
+    run(settings)
+    table = tomllib.loads((data / "out/settings.toml").read_text())["train"]
+    assert TrainSettings.checked(**table) == settings
+
+
+def test_stopped_run_goes_on_bit_for_bit(data: Path) -> None:
+    """A run that was stopped after a step ends with the very weights and log of one that was not."""
+    whole, _ = run(settings_for(data, out=data / "whole"))
+    stopped = train(settings_for(data))
+    next(s for s in stopped if s.phase == "training" and s.done == 5)
+    stopped.close()  # type: ignore[attr-defined] # a generator
+    resumed, steps = run(settings_for(data))
+    assert [s.done for s in steps if s.phase == "training"] == [3, 4, 5, 6, 7, 8]
+    assert any("goes on at step 3 of 8" in s.message for s in steps)
+    assert same(weights(whole.checkpoint), weights(resumed.checkpoint))
+    logs = [
+        [(line["step"], line["loss"]) for line in map(json.loads, (data / name / "log.jsonl").read_text().splitlines())]
+        for name in ("whole", "out")
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_killed_process_leaves_a_run_to_go_on_with(data: Path) -> None:
+    """A process that dies without a word leaves a state from which the same weights come out, and no lock."""
+    settings = settings_for(data)
+    script = (
+        "import os, torch; torch.set_num_threads(1)\n"
+        "from pipeline.training import train\nfrom pipeline.training_settings import TrainSettings\n"
+        f"for p in train(TrainSettings.model_validate_json({settings.model_dump_json()!r})):\n"
+        "    if p.phase == 'training' and p.done == 4: os._exit(9)\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    process = subprocess.run([sys.executable, "-c", script], cwd=root, check=False, timeout=120)
+    assert process.returncode == 9
+    assert not (data / "out/checkpoint.pt").exists()
+    resumed, _ = run(settings)
+    whole, _ = run(settings_for(data, out=data / "whole"))
+    assert same(weights(whole.checkpoint), weights(resumed.checkpoint))
+
+
+def test_finished_run_is_not_repeated(data: Path) -> None:
+    """A finished run says so, takes no step, and gives the same result."""
+    settings = settings_for(data, val_images=data / "val_images", val_labels=data / "val_labels")
+    first, _ = run(settings)
+    written = first.checkpoint.stat().st_mtime_ns
+    second, steps = run(settings)
+    assert second == first
+    assert first.checkpoint.stat().st_mtime_ns == written
+    assert any("is finished at step 8 of 8" in s.message for s in steps)
+    assert not [s for s in steps if s.phase == "validating" or s.loss is not None]
+
+
+def test_reading_processes_do_not_matter(data: Path) -> None:
+    """Crops read by other processes give bit for bit the same weights."""
+    alone, _ = run(settings_for(data, steps=3, out=data / "alone"))
+    helped, _ = run(settings_for(data, steps=3, workers=2, out=data / "helped"))
+    assert same(weights(alone.checkpoint), weights(helped.checkpoint))
+
+
+def test_seed_matters_and_the_callers_random_numbers_do_not(data: Path) -> None:
+    """Other seeds give other weights; the state of torch's generator neither matters nor changes."""
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    one, _ = run(settings_for(data, steps=2, out=data / "one"))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    same_seed, _ = run(settings_for(data, steps=2, out=data / "two"))
+    other_seed, _ = run(settings_for(data, steps=2, seed=1, out=data / "three"))
+    assert same(weights(one.checkpoint), weights(same_seed.checkpoint))
+    assert not same(weights(one.checkpoint), weights(other_seed.checkpoint))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": 9},
+        {"learning_rate": 2e-3},
+        {"class_uniform": 0.25},
+        {"fine_share": 0.25},
+        {"crop": (40, 32)},
+        {"precision": "bf16"},
+        {"scales": (0.5, 1.0)},
+    ],
+)
+def test_other_settings_are_refused_with_what_differs(data: Path, change: dict[str, Any]) -> None:
+    """A folder that holds a run with other settings is refused, and the message names just what differs."""
+    settings = settings_for(data, steps=1)
+    run(settings)
+    name = next(iter(change))
+    with pytest.raises(ForeignSettingsError, match=rf"other settings:\n  {name}: .* -> .*\nchoose another --out"):
+        run(settings.model_copy(update=change))
+
+
+def test_other_labels_are_refused(data: Path) -> None:
+    """A run whose labels were changed since is refused: its result would be of neither."""
+    run(settings_for(data, steps=1))
+    write_set(data, "fine", 4, ignore=0.5)
+    with pytest.raises(ForeignSettingsError, match="digest_of_labels"):
+        run(settings_for(data, steps=1))
+
+
+def test_what_does_not_decide_the_result_may_change(data: Path) -> None:
+    """A run may go on with other reading processes and other saving points."""
+    run(settings_for(data, steps=2))
+    run(settings_for(data, steps=2, workers=1, checkpoint_every=1))
+
+
+def test_auto_labels_are_learned_from_and_gaps_are_said(data: Path) -> None:
+    """Automatic labels join the fine ones; images without one and classes without pixels are warned of."""
+    (data / "auto_labels/town/0.png").unlink()
+    for path in [*(data / "fine_labels").rglob("*.png"), *(data / "auto_labels").rglob("*.png")]:
+        values = np.array(Image.open(path))
+        values[values == 2] = 255
+        Image.fromarray(values).save(path)
+    settings = settings_for(data, steps=2, auto_images=data / "auto_images", auto_labels=data / "auto_labels")
+    result, steps = run(settings)
+    warnings = " ".join(s.warning for s in steps)
+    assert "1 images of" in warnings
+    assert "no label has a pixel of blue" in warnings
+    assert load_checkpoint(result.checkpoint).record["samples"] == {"fine": 4, "auto": 2}
+
+
+def test_batches_without_labels_do_no_harm(data: Path) -> None:
+    """A run in which nearly every crop is ignored throughout ends with finite weights."""
+    for number, path in enumerate(sorted((data / "fine_labels").rglob("*.png"))):
+        values = np.full((40, 48), 255, np.uint8)
+        values[0, 0] = 0 if number else 1
+        Image.fromarray(values).save(path)
+    result, steps = run(settings_for(data, class_uniform=0.0))
+    assert all(
+        torch.isfinite(value).all() for value in weights(result.checkpoint).values() if value.is_floating_point()
+    )
+    assert min(s.labelled for s in steps if s.labelled is not None) < 0.01
+
+
+def test_crop_larger_than_the_images(data: Path) -> None:
+    """Crops may be larger than the images, and images may be of several sizes."""
+    Image.new("RGB", (20, 90)).save(data / "fine_images/town/tall.png")
+    Image.fromarray(np.zeros((90, 20), np.uint8)).save(data / "fine_labels/town/tall.png")
+    run(settings_for(data, steps=2, crop=(128, 64)))
+
+
+def test_bf16_trains(data: Path) -> None:
+    """Half precision trains to a loss close to that of full precision."""
+    losses = [
+        [s.loss for s in run(settings_for(data, steps=4, precision=p, out=data / p))[1] if s.loss is not None][-1]
+        for p in ("fp32", "bf16")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=0.1)
+    assert losses[0] != losses[1]
+
+
+def test_encoder_weights_are_the_start(data: Path) -> None:
+    """Encoder weights are what training starts from; weights of another encoder are refused."""
+    first, _ = run(settings_for(data, steps=1, out=data / "first"))
+    encoder = {k.removeprefix("encoder.model."): v for k, v in weights(first.checkpoint).items() if "encoder." in k}
+    torch.save(encoder, data / "encoder.pt")
+    start = {"encoder_weights": data / "encoder.pt", "steps": 1, "learning_rate": 1e-12}
+    result, _ = run(settings_for(data, out=data / "second", **start))
+    name = "encoder.model.conv1.0.weight"
+    assert torch.allclose(weights(result.checkpoint)[name], encoder["conv1.0.weight"], atol=1e-9)
+    with pytest.raises(CheckpointError, match="is not for this encoder"):
+        run(settings_for(data, out=data / "third", encoder="resnet18", **start))
+
+
+def test_hrnet_ocr_is_trained_with_its_auxiliary_classifier(data: Path) -> None:
+    """A small HRNet-OCR lowers its loss on one batch; every parameter moves, the attention's too."""
+    spec = NetworkSpec("hrnet-ocr", 3, width=4, modules=(1, 1, 1), blocks=1, ocr_channels=8)
+    settings = settings_for(data, network="hrnet-ocr", encoder=None, steps=12, learning_rate=1e-2)
+    trainer = Trainer(settings, spec, torch.device("cpu"))
+    before = {name: value.clone() for name, value in trainer.network.named_parameters()}
+    rng = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 3, (2, 64, 64), generator=rng, dtype=torch.uint8)
+    images = torch.from_numpy(COLOURS)[target.long()].permute(0, 3, 1, 2)
+    losses = [trainer.update(images, target).item() for _ in range(12)]
+    assert losses[-1] < losses[0]
+    moved = {name for name, value in trainer.network.named_parameters() if not torch.equal(value, before[name])}
+    assert moved == set(before)
+
+
+def test_divergence_is_said(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss that is no number stops the run before a state of it is saved."""
+    monkeypatch.setattr(
+        "pipeline.training_step.training_loss", lambda prediction, _: prediction.joint.sum() * float("nan")
+    )
+    with pytest.raises(SettingsError, match=r"the loss is nan at step 3: .*lower the learning rate"):
+        run(settings_for(data))
+    assert not (data / "out/training_state.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"fine_images": "nowhere"}, MissingFileError, "no image folder nowhere"),
+        ({"fine_labels": "nowhere"}, MissingFileError, "no label folder nowhere"),
+        ({"val_images": "nowhere", "val_labels": "nowhere"}, MissingFileError, "no image folder nowhere"),
+        ({"classes": "nowhere.json"}, MissingFileError, "no class schema 'nowhere.json'"),
+        ({"encoder": "resnet10x"}, SettingsError, "no encoder 'resnet10x'; did you mean resnet10t"),
+        ({"encoder_weights": "nowhere.pt"}, MissingFileError, "nowhere.pt"),
+        ({"precision": "fp16"}, SettingsError, "fp16 and the device cpu"),
+        ({"device": "tpu"}, SettingsError, "device is 'tpu'"),
+    ],
+)
+def test_bad_input_is_refused(data: Path, change: dict[str, Any], error: type[Exception], message: str) -> None:
+    """What cannot work is refused before the first step, with a message that names it."""
+    with pytest.raises(error, match=message):
+        run(settings_for(data, **change))
+    assert not (data / "out/log.jsonl").exists()
+
+
+def test_bad_files_are_refused(data: Path) -> None:
+    """A malformed schema, an illegal label value, a missing label and a damaged image each name the file."""
+    (data / "bad.json").write_text("[]")
+    with pytest.raises(SchemaError, match="bad"):
+        run(settings_for(data, classes=str(data / "bad.json")))
+    image = data / "fine_images/town/1.png"
+    whole = image.read_bytes()
+    image.write_bytes(whole[:1500])
+    with pytest.raises(ImageError, match=r"^\S*fine_images/town/1\.png: cannot be decoded"):
+        run(settings_for(data, workers=1))
+    image.write_bytes(whole)
+    label = data / "fine_labels/town/2.png"
+    Image.fromarray(np.full((40, 48), 33, np.uint8)).save(label)
+    with pytest.raises(LabelError, match=r"town/2\.png: value 33 is no class index"):
+        run(settings_for(data))
+    label.unlink()
+    with pytest.raises(LayoutError, match=r"1 of 4 images of .* have no fine label in .*: town/2"):
+        run(settings_for(data))
+
+
+def test_damaged_state_and_folder_in_use_are_said(data: Path) -> None:
+    """A damaged state names itself and says what to do; a folder that another run has is refused."""
+    run(settings_for(data, steps=1))
+    (data / "out/training_state.pt").write_bytes(b"no state")
+    with pytest.raises(CheckpointError, match=r"training_state\.pt: cannot be read .*; remove it"):
+        run(settings_for(data, steps=1))
+    (data / "out/training_state.pt").unlink()
+    with pytest.raises(ForeignSettingsError, match="choose another --out"):
+        run(settings_for(data, steps=1))
+    lock = Workspace(data / "out").lock()
+    with pytest.raises(WorkspaceError, match="in use by another"):
+        run(settings_for(data, steps=1))
+    lock.release()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"auto_images": "a"}, "--auto-images is given without --auto-labels"),
+        ({"val_labels": "a"}, "--val-labels is given without --val-images"),
+        ({"batch": 1}, "batch is 1, but deeplabv3plus"),
+        ({"batch": 1, "network": "hrnet-ocr", "encoder": None, "crop": (64, 64)}, "sides of at least 128"),
+        ({"network": "hrnet-ocr"}, "has a trunk of its own"),
+        ({"steps": 0}, "steps: .*greater than or equal to 1"),
+        ({"crop": (16, 64)}, "crop.0: .*greater than or equal to 32"),
+        ({"class_uniform": 1.5}, "class_uniform: .*less than or equal to 1"),
+        ({"scales": (0.5,)}, "must contain 1.0"),
+        ({"stepz": 3}, "stepz: Extra inputs"),
+        ({"network": "unet"}, "network: .*'deeplabv3plus'"),
+    ],
+)
+def test_contradicting_settings_are_refused(data: Path, change: dict[str, Any], message: str) -> None:
+    """Settings that contradict each other or are out of range are named."""
+    with pytest.raises(SettingsError, match=message):
+        settings_for(data, **change)
+
+
+def test_encoder_has_a_default_for_deeplab_only(data: Path) -> None:
+    """Without a name deeplabv3plus has a small encoder; hrnet-ocr has none."""
+    assert settings_for(data, encoder=None).encoder == "tf_efficientnet_lite0"
+    assert settings_for(data, encoder=None, network="hrnet-ocr").encoder is None
