@@ -51,7 +51,9 @@ def read_image_size(path: Path) -> tuple[int, int]:
     try:
         with _open(path) as image:
             width, height = image.size
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path}: header claims too many pixels: {error}; cut it into pieces first") from error
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
         raise ImageError(f"{path}: cannot be read as an image: {error}") from error
     check_size(path, height, width)
     return height, width

@@ -1,5 +1,6 @@
 """Reading photographs: every kind of file that is none is one clear error."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -50,3 +51,14 @@ def test_a_missing_image_is_an_image_error(tmp_path: Path) -> None:
     """A file that went away is one failed item, not the end of a run."""
     with pytest.raises(ImageError, match=r"gone\.png"):
         read_image(tmp_path / "gone.png")
+
+
+@pytest.mark.parametrize(("width", "height"), [(13_000, 14_000), (20_000, 20_000)])
+def test_an_image_that_claims_too_many_pixels_is_refused_before_decoding(
+    tmp_path: Path, width: int, height: int
+) -> None:
+    """The header alone decides; nothing of such a file is decoded."""
+    header = b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+    (tmp_path / "huge.bmp").write_bytes(header)
+    with pytest.raises(ImageError, match=r"huge\.bmp.*pixels.*cut it into pieces"):
+        read_image(tmp_path / "huge.bmp")
