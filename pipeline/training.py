@@ -5,6 +5,7 @@ It reports progress as an iterator and prints nothing. What is drawn is decided 
 """
 
 import math
+import os
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
@@ -203,7 +204,7 @@ def _batches(
     loader = DataLoader(
         left,
         settings.batch,
-        num_workers=min(settings.workers, settings.steps - start),
+        num_workers=min(_reading_processes(settings.workers), settings.steps - start),
         collate_fn=stack_crops,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # the loader draws from the global one otherwise
@@ -212,6 +213,15 @@ def _batches(
         if isinstance(batch, AutocoarseError):
             raise batch
         yield batch
+
+
+def _reading_processes(wanted: int | None) -> int:
+    """As many as wanted, or enough to feed a device without taking all processors from a network on the CPU."""
+    if wanted is not None:
+        return wanted
+    # a container or a batch system often allows fewer processors than the machine has
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(allowed - 1, 1), 8)
 
 
 def _finish(

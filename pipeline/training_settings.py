@@ -70,8 +70,8 @@ class TrainSettings(Settings):
     """Scales at which the result is evaluated."""
     precision: Precision = "fp32"
     device: str = "auto"
-    workers: int = Field(2, ge=0, le=256)
-    """Processes that read and augment; 0: none but this one."""
+    workers: int | None = Field(None, ge=0, le=256)
+    """Processes that read and augment; 0: none but this one; None: one less than the processors, 1 to 8."""
     checkpoint_every: int = Field(200, ge=1)
     """Steps between two saved states, from which an interrupted run goes on."""
     out: Path

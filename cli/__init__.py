@@ -1,0 +1,1 @@
+"""The door: commands, progress bars, exit codes, messages."""

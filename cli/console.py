@@ -1,0 +1,123 @@
+"""What a command prints: text for people, one JSON object for programs, and progress while it works."""
+
+import json
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+import click
+from tqdm import tqdm
+
+_PLAIN_LINE_SECONDS = 10.0
+"""Without a terminal (a log file, a batch system) a plain line appears at most this often."""
+
+
+class Console:
+    """Where a command's words go: stdout, or stderr where stdout is kept for JSON."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+
+    def say(self, text: str = "") -> None:
+        """Print a line for people."""
+        click.echo(text, err=self._as_json)
+
+    def warn(self, text: str) -> None:
+        """Print a warning, always to stderr."""
+        click.echo(f"warning: {text}", err=True)
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Print the result as JSON, if it was asked for; must be the last thing printed."""
+        if self._as_json:
+            click.echo(json.dumps(result))
+
+
+class Progress:
+    """A bar on a terminal, plain lines elsewhere; both with rate and time left, both to stderr."""
+
+    def __init__(self, what: str, total: int, unit: str = "images") -> None:
+        self._what, self._total, self._unit = what, total, unit
+        self._done = 0
+        self._started = self._last_line = time.monotonic()
+        self._bar = (
+            tqdm(total=total, desc=what, unit=f" {unit}", dynamic_ncols=True, smoothing=0.1)
+            if sys.stderr.isatty()
+            else None
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        elif kind is None and self._done:
+            self._line("")
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Count work done.
+
+        Args:
+            count: how much more.
+            note: a few words on the state, shown behind the figures.
+        """
+        self._done += count
+        if self._bar is not None:
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(count)
+        elif time.monotonic() - self._last_line >= _PLAIN_LINE_SECONDS:
+            self._line(note)
+
+    def _line(self, note: str) -> None:
+        self._last_line = time.monotonic()
+        rate = self._done / max(self._last_line - self._started, 1e-9)
+        left = tqdm.format_interval((self._total - self._done) / rate) if rate else "?"
+        text = f"{self._what} {self._done}/{self._total}, {rate:.2f} {self._unit}/s, {left} left"
+        click.echo(f"{text}, {note}" if note else text, err=True)
+
+
+class Stages:
+    """Progress of work that goes through stages: one `Progress` after the other."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._done = 0
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.__exit__(kind, error, trace)
+
+    def show(self, stage: str, done: int, total: int, note: str = "", unit: str = "images") -> None:
+        """Show how far a stage is; another stage's name ends the one before.
+
+        Args:
+            stage: its name.
+            done: how much of it is done, of `total`.
+            total: all of it.
+            note: a few words on the state.
+            unit: what is counted.
+        """
+        if stage != self._stage or self._progress is None:
+            if self._progress is not None:
+                self._progress.__exit__(None, None, None)
+            self._stage, self._done, self._progress = stage, 0, Progress(stage, total, unit)
+        self._progress.advance(done - self._done, note)
+        self._done = done
+
+
+def human_bytes(count: float) -> str:
+    """A number of bytes for people, decimal units: 600 MB is 600,000,000."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.2f} TB"

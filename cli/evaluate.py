@@ -1,0 +1,106 @@
+"""`autocoarse evaluate`: judge labels, or a network, against a ground truth."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from cli.console import Console, Stages
+from cli.options import (
+    FILE,
+    FOLDER,
+    Numbers,
+    device_option,
+    ids_option,
+    json_option,
+    layout_option,
+    precision_option,
+    settings_option,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pipeline.evaluation import EvaluationProgress, Scores
+
+
+@click.command()
+@settings_option
+@click.option("--labels", type=FOLDER, help="What label --out made, or a label folder. Or --checkpoint:")
+@click.option("--checkpoint", type=FILE, help="A network to judge, with --images.")
+@click.option("--images", type=FOLDER, help="Images that the network labels.")
+@click.option("--scales", type=Numbers(), default="0.5,1,2", show_default=True, help="Must contain 1.")
+@device_option
+@precision_option
+@click.option("--truth", type=FOLDER, required=True, help="Folder of the true labels.")
+@click.option("--classes", required=True, help="Class schema: cityscapes, camvid, ... or a file.")
+@layout_option
+@ids_option
+@json_option
+@click.pass_context
+def evaluate(ctx: click.Context, /, *, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - checked below
+    """Judge labels, or a network, against the truth, over the pixels whose truth is a class.
+
+    A pixel that is given no class is wrong in the IoU and in the accuracy, and does not count in the precision.
+    """
+    _check_use(ctx, options)
+    console = Console(as_json=as_json)
+    last = None
+    with Stages() as stages:
+        for last in _start(options):
+            stages.show("evaluate", last.done, last.total)
+    assert last is not None, "an evaluation of nothing is an error"
+    if last.without_truth or last.without_prediction:
+        console.warn(
+            f"judged {last.total} images; {last.without_truth} without a truth and {last.without_prediction} truths "
+            f"without a prediction are left out"
+        )
+    scores = last.scores()
+    _print_table(scores, console)
+    console.finish(asdict(scores))
+
+
+def _check_use(ctx: click.Context, options: dict[str, Any]) -> None:
+    if (options["labels"] is None) == (options["checkpoint"] is None):
+        raise click.UsageError("give either --labels, or --checkpoint with --images", ctx)
+    if options["checkpoint"] is not None and options["images"] is None:
+        raise click.UsageError("--checkpoint needs --images, the images that it is to label", ctx)
+    if options["labels"] is not None:
+        for name in ("images", "scales", "device", "precision"):
+            if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+                raise click.UsageError(f"--{name} is for --checkpoint; labels are judged as they are", ctx)
+
+
+def _start(options: dict[str, Any]) -> "Iterator[EvaluationProgress]":
+    from pipeline.evaluation import evaluate_labels, evaluate_network
+    from storage.schema import load_schema
+
+    schema = load_schema(options["classes"])
+    truth: Path = options["truth"]
+    layout, ids = options["layout"], options["ids"]
+    if options["labels"] is not None:
+        return evaluate_labels(options["labels"], truth, schema, layout, ids)
+    from teacher import load_teacher
+
+    teacher = load_teacher(
+        options["checkpoint"], schema=schema, device=options["device"], precision=options["precision"]
+    )
+    return evaluate_network(teacher, options["images"], truth, options["scales"], layout, ids)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.2%}"
+
+
+def _print_table(scores: "Scores", console: Console) -> None:
+    width = max(len("all"), *(len(name) for name in scores.iou))
+    console.say(f"{'class':{width}}  {'IoU':>8}  {'precision':>9}  {'recall':>8}")
+    for name, iou in scores.iou.items():
+        precision, recall = scores.precision_by_class[name], scores.recall_by_class[name]
+        console.say(f"{name:{width}}  {_percent(iou):>8}  {_percent(precision):>9}  {_percent(recall):>8}")
+    console.say(
+        f"mIoU {_percent(scores.miou)} over {scores.images} images; pixel accuracy {_percent(scores.pixel_accuracy)}, "
+        f"coverage {_percent(scores.coverage)}, precision {_percent(scores.precision)}"
+    )

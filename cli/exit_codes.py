@@ -1,0 +1,14 @@
+"""What the process's exit status says; the contract scripts rely on."""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit status of every command."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    SOME_ITEMS_FAILED = 3
+    BUDGET_OR_GATE = 4
+    INTERRUPTED = 130

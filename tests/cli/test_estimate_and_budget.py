@@ -1,0 +1,91 @@
+"""The storage budget on the command line: before a run and after it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from cli.main import main
+
+
+def invoke(*arguments: str | Path) -> Result:
+    """Run a command in this process."""
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def test_the_mission_in_figures() -> None:
+    """20,000 images of 1920x1080 with 19 classes: 3.15 TB and 1.58 TB of soft labels against hard ones."""
+    result = invoke("estimate", "--count", "20000", "--size", "1920x1080", "--classes", "19")
+    assert result.exit_code == 0
+    assert "3.15 TB" in result.stdout
+    assert "1.58 TB" in result.stdout
+    assert "rests on" in result.stdout
+
+
+def test_estimate_speaks_json_last() -> None:
+    """With --json stdout holds one object with the documented keys, the text goes to stderr."""
+    result = invoke("estimate", "--count", 10, "--size", "200x100", "--classes", "camvid", "--budget", "1GB", "--json")
+    got = json.loads(result.stdout)
+    assert got["soft_fp32_bytes"] == 10 * 200 * 100 * 11 * 4
+    assert (got["height"], got["width"], got["classes"], got["basis"]) == (100, 200, 11, "model")
+    assert got["within_budget"] is True
+    assert "hard labels" in result.stderr
+
+
+def test_an_estimate_over_budget_has_an_exit_code_of_its_own() -> None:
+    """Exit code 4 when the labels would not fit."""
+    arguments = ("estimate", "--count", "20000", "--size", "1920x1080", "--classes", "19", "--budget")
+    assert invoke(*arguments, "1MB").exit_code == 4
+    assert invoke(*arguments, "10GB").exit_code == 0
+
+
+def test_an_estimate_of_real_images_reads_their_sizes(tmp_path: Path, make_image: Callable[..., object]) -> None:
+    """With --images the sizes are sampled; files that are no images are passed over."""
+    make_image(tmp_path / "a.png", (30, 40))
+    make_image(tmp_path / "b/b.png", (30, 40))
+    make_image(tmp_path / "c.png", (50, 40))
+    (tmp_path / "d.png").write_text("no image")
+    got = json.loads(invoke("estimate", "--images", tmp_path, "--classes", "2", "--json").stdout)
+    assert (got["count"], got["height"], got["width"], got["basis"]) == (4, 30, 40, "sample")
+    assert got["soft_fp16_bytes"] == pytest.approx(4 * (2 * 1200 + 2000) / 3 * 2 * 2, rel=1e-3)
+    assert got["within_budget"] is None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--count", "3"),
+        ("--size", "3x3"),
+        ("--count", "3", "--size", "3by3"),
+        ("--count", "3", "--size", "3x3", "--budget", "lots"),
+        ("--count", "3", "--size", "3x3", "--images", "."),
+    ],
+)
+def test_half_an_estimate_is_a_usage_error(arguments: tuple[str, ...]) -> None:
+    """What cannot be estimated is exit code 2."""
+    assert invoke("estimate", "--classes", "19", *arguments).exit_code == 2
+
+
+def test_budget_measures_a_folder_and_checks_the_limit(tmp_path: Path) -> None:
+    """Labels and bytes are counted; over the limit is exit code 4."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.png").write_bytes(b"x" * 1500)
+    (tmp_path / "y.png").write_bytes(b"x" * 500)
+    result = invoke("budget", tmp_path, "--limit", "2KB", "--json")
+    got = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert (got["labels"], got["bytes"], got["bytes_per_label"]) == (2, 2000, 1000)
+    assert (got["limit"], got["within"]) == (2000, True)
+    over = invoke("budget", tmp_path, "--limit", "1.9KB", "--json")
+    assert over.exit_code == 4
+    assert json.loads(over.stdout)["within"] is False
+    assert json.loads(invoke("budget", tmp_path, "--json").stdout)["within"] is None
+
+
+def test_an_empty_folder_has_no_average(tmp_path: Path) -> None:
+    """No labels: zero bytes, no division by zero."""
+    got = json.loads(invoke("budget", tmp_path, "--json").stdout)
+    assert (got["labels"], got["bytes"], got["bytes_per_label"]) == (0, 0, None)

@@ -1,0 +1,168 @@
+"""The commands `train` and `evaluate`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from cli.main import main
+from cli.train import train
+from pipeline.training_settings import TrainSettings
+
+
+def invoke(*arguments: str | Path) -> Result:
+    """Run a command in this process."""
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def data(tmp_path: Path, make_image: Callable[..., object]) -> Path:
+    """Three images of noise with labels of three classes, and those classes."""
+    for number in range(3):
+        make_image(tmp_path / f"images/{number}.png", (40, 48), number)
+        values = np.random.default_rng(number).choice(np.array([0, 1, 2, 255], np.uint8), (40, 48))
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        Image.fromarray(values).save(tmp_path / f"labels/{number}.png")
+    classes = {"classes": [{"name": n} for n in ("road", "pole", "sky")]}
+    (tmp_path / "classes.json").write_text(json.dumps(classes))
+    return tmp_path
+
+
+def training(data: Path) -> list[str | Path]:
+    """A training run of two steps."""
+    return [
+        *("train", "--fine-images", data / "images", "--fine-labels", data / "labels"),
+        *("--classes", data / "classes.json", "--encoder", "resnet10t", "--steps", "2", "--crop", "48x32"),
+        *("--batch", "2", "--workers", "0", "--scales", "1", "--out", data / "out", "--json"),
+    ]
+
+
+def test_train_and_evaluate_the_checkpoint(data: Path) -> None:
+    """A network is trained and judged; both commands end with the documented JSON, and agree."""
+    result = invoke(*training(data), "--val-images", data / "images", "--val-labels", data / "labels")
+    assert result.exit_code == 0, result.stderr
+    trained = json.loads(result.stdout)
+    assert trained.keys() == {"steps", "seconds", "checkpoint", "miou"}
+    assert (trained["steps"], trained["checkpoint"]) == (2, str(data / "out/checkpoint.pt"))
+    arguments = ("--images", data / "images", "--truth", data / "labels", "--classes", data / "classes.json")
+    result = invoke("evaluate", "--checkpoint", trained["checkpoint"], *arguments, "--scales", "1", "--json")
+    assert result.exit_code == 0, result.stderr
+    judged = json.loads(result.stdout)
+    assert judged["miou"] == trained["miou"]
+    assert judged.keys() == {
+        *("images", "miou", "iou", "pixel_accuracy", "coverage"),
+        *("precision", "precision_by_class", "recall_by_class"),
+    }
+    assert list(judged["iou"]) == ["road", "pole", "sky"]
+
+
+def test_repeated_command_says_that_it_is_finished(data: Path) -> None:
+    """The same command again finds its work done; with other settings it is refused with exit code 2."""
+    assert json.loads(invoke(*training(data)).stdout).keys() == {"steps", "seconds", "checkpoint"}
+    again = invoke(*training(data))
+    assert again.exit_code == 0
+    assert "is finished at step 2 of 2" in again.stderr
+    other = invoke(*training(data), "--seed", "1")
+    assert other.exit_code == 2
+    assert "seed: 0 -> 1" in other.stderr
+
+
+def test_settings_file_of_a_run_repeats_it(data: Path) -> None:
+    """The settings that a run leaves behind stand for its flags."""
+    invoke(*training(data))
+    result = invoke("train", "--settings", data / "out/settings.toml", "--out", data / "second", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["checkpoint"] == str(data / "second/checkpoint.pt")
+    first, second = (
+        (data / name / "log.jsonl").read_text().partition("crops_per_second")[0] for name in ("out", "second")
+    )
+    assert first == second
+
+
+def test_labels_are_judged(data: Path) -> None:
+    """A label folder judged against itself is right everywhere; the table names every class."""
+    arguments = (
+        "evaluate",
+        "--labels",
+        data / "labels",
+        "--truth",
+        data / "labels",
+        "--classes",
+        data / "classes.json",
+    )
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.stderr
+    assert "mIoU 100.00% over 3 images" in result.stdout
+    assert all(name in result.stdout for name in ("road", "pole", "sky"))
+    (data / "other").mkdir()
+    (data / "labels/0.png").rename(data / "other/0.png")
+    partly = invoke("evaluate", "--labels", data / "labels", "--truth", data / "other", *arguments[5:])
+    assert partly.exit_code == 1
+    assert "no label of" in partly.stderr
+
+
+def test_left_out_files_are_warned_of(data: Path) -> None:
+    """Truths without a label are left out, and that is said."""
+    (data / "some").mkdir()
+    (data / "some/0.png").write_bytes((data / "labels/0.png").read_bytes())
+    result = invoke(
+        *(
+            "evaluate",
+            "--labels",
+            data / "some",
+            "--truth",
+            data / "labels",
+            "--classes",
+            data / "classes.json",
+            "--json",
+        )
+    )
+    assert json.loads(result.stdout)["images"] == 1
+    assert "2 truths without a prediction" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "either --labels, or --checkpoint"),
+        (("--labels", "labels", "--checkpoint", "classes.json"), "either --labels, or --checkpoint"),
+        (("--checkpoint", "classes.json"), "--checkpoint needs --images"),
+        (("--labels", "labels", "--scales", "1"), "--scales is for --checkpoint"),
+        (("--labels", "labels", "--device", "cpu"), "--device is for --checkpoint"),
+    ],
+)
+def test_contradicting_options_are_refused(
+    data: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    """What is to be judged must be said once, and options that would do nothing are refused, with exit code 2."""
+    monkeypatch.chdir(data)
+    result = invoke("evaluate", *arguments, "--truth", "labels", "--classes", "classes.json")
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_training_settings_are_checked_together(data: Path) -> None:
+    """Labels without their images are refused with exit code 2, before anything is read."""
+    result = invoke(*training(data), "--auto-labels", data / "labels")
+    assert result.exit_code == 2
+    assert "--auto-labels is given without --auto-images" in result.stderr
+
+
+def test_flags_and_settings_have_the_same_names_and_defaults(data: Path) -> None:
+    """Every setting is a flag of the same name with the same default, so that the library and the command agree."""
+    required = {
+        "fine_images": data / "images",
+        "fine_labels": data / "labels",
+        "classes": "camvid",
+        "out": data / "out",
+    }
+    arguments = [str(part) for name, value in required.items() for part in (f"--{name.replace('_', '-')}", value)]
+    options = train.make_context("train", arguments).params
+    assert options.keys() - TrainSettings.model_fields.keys() == {"as_json"}
+    assert TrainSettings.model_fields.keys() <= options.keys()
+    del options["as_json"]
+    assert TrainSettings.checked(**options) == TrainSettings.checked(**required)
