@@ -87,10 +87,10 @@ class Trainer:
         self.step += 1
         return loss.detach()
 
-    def _predict(self, images: Tensor) -> ScalePrediction:
+    def _predict(self, images: Tensor, /, *, attend: bool = True) -> ScalePrediction:
         dtype = _DTYPES[self._settings.precision]
         with torch.autocast(self._device.type, dtype=dtype, enabled=dtype != torch.float32):
-            prediction: ScalePrediction = self.network(images)
+            prediction: ScalePrediction = self.network(images, attend=attend)
         return prediction
 
     def state(self) -> dict[str, Any]:

@@ -74,13 +74,16 @@ def size_at_scale(size: tuple[int, int], scale: float) -> tuple[int, int]:
     return height, width
 
 
-def predict_at_scale(network: Network, images: Tensor, scale: float, *, auxiliary: bool = False) -> ScalePrediction:
+def predict_at_scale(
+    network: Network, images: Tensor, scale: float, *, attend: bool = True, auxiliary: bool = False
+) -> ScalePrediction:
     """Run a network on the images at one scale.
 
     Args:
         network: what predicts.
         images: normalised RGB, (batch, 3, height, width), float.
         scale: ratio to the images' size, positive.
+        attend: whether the attention is wanted.
         auxiliary: whether the auxiliary logits are wanted; they are needed in training only.
 
     Returns:
@@ -91,11 +94,11 @@ def predict_at_scale(network: Network, images: Tensor, scale: float, *, auxiliar
         ImageError: the images are too small for the scale.
     """
     size = size_at_scale((images.shape[-2], images.shape[-1]), scale)
-    logits, attention, extra = network(resize(images, size))
+    logits, attention, extra = network(resize(images, size), attend=attend)
     wanted = extra if auxiliary else None
     return ScalePrediction(
         resize(logits.float(), size),
-        resize(attention.float(), size),
+        None if attention is None else resize(attention.float(), size),
         None if wanted is None else resize(wanted.float(), size),
     )
 
@@ -150,9 +153,10 @@ def hierarchical_logits(network: Network, images: Tensor, scales: Sequence[float
     ordered = check_scales(scales)
     image_size = (images.shape[-2], images.shape[-1])
     size_at_scale(image_size, ordered[-1])  # refuses before, not after, the expensive large scales
-    joint = predict_at_scale(network, images, ordered[0]).logits
+    joint = predict_at_scale(network, images, ordered[0], attend=False).logits
     for scale in ordered[1:]:
         logits, attention, _ = predict_at_scale(network, images, scale)
+        assert attention is not None, "asked for"
         if scale >= 1:
             joint = resize(joint, size_at_scale(image_size, scale))
         joint = blend(joint, logits, attention)
@@ -179,7 +183,9 @@ def training_forward(network: Network, images: Tensor, low_scale: float = 0.5) -
     if not 0 < low_scale < 1:
         raise SettingsError(f"low_scale is {low_scale}, expected a number above 0 and below 1")
     low = predict_at_scale(network, images, low_scale, auxiliary=True)
+    # its attention is not used, but the head's batch norm must learn the statistics of every scale it may serve
     high = predict_at_scale(network, images, 1.0, auxiliary=True)
+    assert low.attention is not None, "asked for"
     joint_auxiliary = None
     if low.auxiliary is not None and high.auxiliary is not None:
         joint_auxiliary = blend(high.auxiliary, low.auxiliary, low.attention)

@@ -156,11 +156,11 @@ class Teacher:
         mirrored = hierarchical_logits(self._predict, images.flip(-1), scales)
         return (joint + mirrored.flip(-1)) / 2
 
-    def _predict(self, images: Tensor) -> ScalePrediction:
+    def _predict(self, images: Tensor, /, *, attend: bool = True) -> ScalePrediction:
         half = self.precision != "fp32"
         dtype = _DTYPES[self.precision] if half else None
         with _exact(self.device), torch.autocast(self.device.type, dtype=dtype, enabled=half):
-            prediction: ScalePrediction = self._network(images.contiguous(memory_format=self._layout))
+            prediction: ScalePrediction = self._network(images.contiguous(memory_format=self._layout), attend=attend)
         return prediction
 
 

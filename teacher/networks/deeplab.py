@@ -56,14 +56,15 @@ class DeepLabV3Plus(nn.Module):
         initialization.initialize_decoder(self.decoder)
         initialization.initialize_head(self.classifier)
 
-    def forward(self, images: Tensor) -> ScalePrediction:
+    def forward(self, images: Tensor, *, attend: bool = True) -> ScalePrediction:
         """Predict at stride 4.
 
         Args:
             images: normalised RGB, (batch, 3, height, width), float.
+            attend: whether the attention is wanted; its head is half the cost on a light encoder.
 
         Returns:
             Logits and attention at about a quarter of the size; no auxiliary logits.
         """
         features = self.decoder(self.encoder(images))
-        return ScalePrediction(self.classifier(features), self.scale_attn(features), None)
+        return ScalePrediction(self.classifier(features), self.scale_attn(features) if attend else None, None)

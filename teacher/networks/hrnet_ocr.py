@@ -37,14 +37,15 @@ class HRNetOCR(nn.Module):
         self.ocr = OCRHead(self.backbone.out_channels, num_classes, ocr_channels)
         self.scale_attn = ScaleAttentionHead(ocr_channels, ocr_channels // 2)
 
-    def forward(self, images: Tensor) -> ScalePrediction:
+    def forward(self, images: Tensor, *, attend: bool = True) -> ScalePrediction:
         """Predict at stride 4.
 
         Args:
             images: normalised RGB, (batch, 3, height, width), float.
+            attend: whether the attention is wanted.
 
         Returns:
             Logits, attention and auxiliary logits at (ceil(height / 4), ceil(width / 4)).
         """
         logits, auxiliary, features = self.ocr(self.backbone(images))
-        return ScalePrediction(logits, self.scale_attn(features), auxiliary)
+        return ScalePrediction(logits, self.scale_attn(features) if attend else None, auxiliary)

@@ -16,8 +16,9 @@ class ScalePrediction(NamedTuple):
 
     logits: Tensor
     """Scores, (batch, class, height, width), float."""
-    attention: Tensor
-    """How far this scale is to be trusted against the next finer one, (batch, 1, height, width) in [0, 1]."""
+    attention: Tensor | None
+    """How far this scale is to be trusted against the next finer one, (batch, 1, height, width) in [0, 1]; None where
+    nobody asked."""
     auxiliary: Tensor | None
     """Scores of the auxiliary classifier, as `logits`; None where the network has none, or where nobody asked."""
 
@@ -25,11 +26,12 @@ class ScalePrediction(NamedTuple):
 class Network(Protocol):
     """Anything that predicts from a batch of normalised images: a module, or a function around one."""
 
-    def __call__(self, images: Tensor, /) -> ScalePrediction:
+    def __call__(self, images: Tensor, /, *, attend: bool = True) -> ScalePrediction:
         """Predict.
 
         Args:
             images: normalised RGB, (batch, 3, height, width), float.
+            attend: whether the attention is wanted; the largest scale's never is.
 
         Returns:
             The prediction, its tensors (batch, ..., h, w) at the network's stride.
