@@ -34,14 +34,21 @@ class Console:
 
 
 class Progress:
-    """A bar on a terminal, plain lines elsewhere; both with rate and time left, both to stderr."""
+    """A bar on a terminal, plain lines elsewhere; both with rate and time left, both to stderr.
 
-    def __init__(self, what: str, total: int, unit: str = "images") -> None:
-        self._what, self._total, self._unit = what, total, unit
-        self._done = 0
+    Args:
+        what: the work's name.
+        total: all of it.
+        unit: what is counted.
+        initial: how much was done before the clock starts, now; it does not count in the rate.
+    """
+
+    def __init__(self, what: str, total: int, unit: str = "images", initial: int = 0) -> None:
+        self._what, self._total, self._unit, self._initial = what, total, unit, initial
+        self._done = initial
         self._started = self._last_line = time.monotonic()
         self._bar = (
-            tqdm(total=total, desc=what, unit=f" {unit}", dynamic_ncols=True, smoothing=0.1)
+            tqdm(total=total, desc=what, unit=f" {unit}", initial=initial, dynamic_ncols=True, smoothing=0.1)
             if sys.stderr.isatty()
             else None
         )
@@ -73,14 +80,19 @@ class Progress:
 
     def _line(self, note: str) -> None:
         self._last_line = time.monotonic()
-        rate = self._done / max(self._last_line - self._started, 1e-9)
-        left = tqdm.format_interval((self._total - self._done) / rate) if rate else "?"
-        text = f"{self._what} {self._done}/{self._total}, {rate:.2f} {self._unit}/s, {left} left"
+        text = f"{self._what} {self._done}/{self._total}"
+        if rate := (self._done - self._initial) / max(self._last_line - self._started, 1e-9):
+            left = tqdm.format_interval((self._total - self._done) / rate)
+            text += f", {rate:.2f} {self._unit}/s, {left} left"
         click.echo(f"{text}, {note}" if note else text, err=True)
 
 
 class Stages:
-    """Progress of work that goes through stages: one `Progress` after the other."""
+    """Progress of work that goes through stages: one `Progress` after the other.
+
+    A stage's clock starts when it is first shown. What is done by then, its first step or all that an earlier run did,
+    does not count in the rate.
+    """
 
     def __init__(self) -> None:
         self._stage = ""
@@ -109,7 +121,7 @@ class Stages:
         if stage != self._stage or self._progress is None:
             if self._progress is not None:
                 self._progress.__exit__(None, None, None)
-            self._stage, self._done, self._progress = stage, 0, Progress(stage, total, unit)
+            self._stage, self._done, self._progress = stage, done, Progress(stage, total, unit, initial=done)
         self._progress.advance(done - self._done, note)
         self._done = done
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @click.command()
 @settings_option
 @click.option("--out", type=OUT, default="demo", show_default=True, help="Folder of everything that is made.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Other scenes, other weights.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Other scenes, other weights.")
 @json_option
 def demo(*, out: Path, seed: int, as_json: bool) -> None:
     """Show the whole way on generated street scenes: teacher, labels, budget, three students.

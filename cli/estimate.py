@@ -6,7 +6,7 @@ import click
 
 from cli.console import Console, human_bytes
 from cli.exit_codes import ExitCode
-from cli.options import FOLDER, OUT, ByteSize, PixelSize, json_option, layout_option, settings_option
+from cli.options import FOLDER, OUT, ByteSize, PixelSize, SchemaOrCount, json_option, layout_option, settings_option
 
 
 @click.command()
@@ -14,7 +14,7 @@ from cli.options import FOLDER, OUT, ByteSize, PixelSize, json_option, layout_op
 @click.option("--images", type=FOLDER, help="Folder of images whose sizes are sampled.")
 @click.option("--count", type=click.IntRange(min=1), help="Number of images, where there are none yet.")
 @click.option("--size", type=PixelSize(), help="Their size, such as 1920x1080.")
-@click.option("--classes", required=True, help="Class schema, or just the number of classes.")
+@click.option("--classes", type=SchemaOrCount(), required=True, help="Class schema, or just the number of classes.")
 @layout_option
 @click.option("--budget", type=ByteSize(), help="Limit such as 600MB; exit 4 if the labels would not fit.")
 @click.option("--out", type=OUT, help="Where the labels would go; free space is looked up there (default: here).")
@@ -24,7 +24,7 @@ def estimate(
     images: Path | None,
     count: int | None,
     size: tuple[int, int] | None,
-    classes: str,
+    classes: str | int,
     layout: str,
     budget: int | None,
     out: Path | None,
@@ -36,9 +36,7 @@ def estimate(
     from storage.schema import load_schema
 
     console = Console(as_json=as_json)
-    classes_count = int(classes) if classes.isdecimal() else len(load_schema(classes))
-    if not 1 <= classes_count <= 255:
-        raise click.UsageError(f"--classes {classes}: expected 1 to 255 classes")
+    classes_count = classes if isinstance(classes, int) else len(load_schema(classes))
     place = out or Path()
     if images is not None and count is None and size is None:
         items = list_images(images, "cityscapes" if layout == "cityscapes" else "folder").items

@@ -57,6 +57,11 @@ def evaluate(ctx: click.Context, /, *, as_json: bool, **options: Any) -> None:  
             f"judged {last.total} images; {last.without_truth} without a truth and {last.without_prediction} truths "
             f"without a prediction are left out"
         )
+    if last.unknown:
+        console.warn(
+            f"{last.unknown} pixels of the truth have source ids that {last.schema.name} does not know, "
+            f"they were taken as ignore"
+        )
     scores = last.scores()
     _print_table(scores, console)
     console.finish(asdict(scores))
@@ -69,7 +74,7 @@ def _check_use(ctx: click.Context, options: dict[str, Any]) -> None:
         raise click.UsageError("--checkpoint needs --images, the images that it is to label", ctx)
     if options["labels"] is not None:
         for name in ("images", "scales", "device", "precision"):
-            if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+            if ctx.get_parameter_source(name) in (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP):
                 raise click.UsageError(f"--{name} is for --checkpoint; labels are judged as they are", ctx)
 
 

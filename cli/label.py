@@ -55,11 +55,13 @@ def label(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validated
             f"{', '.join(f'{s:g}' for s in run.settings.scales)}, threshold {run.settings.threshold:g}"
         )
         _warn_of_space(run, console)
-        with Progress("label", len(plan.to_do) + len(plan.ambiguous)) as progress:
+        with Progress("label", len(plan.to_do) + len(plan.refused)) as progress:
             for entry in run:
                 progress.advance(note=f"{human_bytes(summary.bytes)}, {summary.failed} failed")
                 if entry.status == "failed" and summary.failed <= _FAILURES_SHOWN:
                     click.echo(f"failed: {entry.reason}", err=True)
+        if summary.failed > _FAILURES_SHOWN:
+            click.echo(f"failed: {summary.failed - _FAILURES_SHOWN} more", err=True)
         digest = run.digest
     seconds = time.monotonic() - started
     console.say(
@@ -67,7 +69,7 @@ def label(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validated
         f"{human_bytes(summary.bytes)}, {summary.ignore_fraction:.1%} of the pixels ignored; {seconds:.1f} s"
     )
     if summary.failed:
-        console.say("failed images and their reasons are in ledger.sqlite; the same command tries them again")
+        console.say(f"the reasons are in {run.workspace.failures}; the same command tries the failed images again")
     console.say(f"labels: {run.workspace.labels}")
     console.finish(
         {

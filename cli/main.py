@@ -1,5 +1,7 @@
 """The command `autocoarse`: collects its subcommands and turns errors into messages and exit codes."""
 
+from typing import NoReturn
+
 import click
 
 from cli.exit_codes import ExitCode
@@ -12,15 +14,29 @@ class Commands(click.Group):
     """A group whose expected errors are a message and an exit code."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run a subcommand; expected errors become a message and an exit code, never a traceback."""
+        """Run a subcommand; what the machine or the user can cause becomes a message and an exit code."""
         try:
             return super().invoke(ctx)
         except AutocoarseError as error:
-            click.echo(f"autocoarse {ctx.invoked_subcommand}: {error}", err=True)
-            ctx.exit(ExitCode.USAGE if isinstance(error, _USAGE_ERRORS) else ExitCode.FAILED)
+            _end(ctx, str(error), ExitCode.USAGE if isinstance(error, _USAGE_ERRORS) else ExitCode.FAILED)
+        except BrokenPipeError:
+            raise  # whoever read the output has gone; click ends quietly
+        except OSError as error:
+            where = "" if error.filename is None else f"{error.filename}: "
+            _end(ctx, f"{where}{error.strerror or error}", ExitCode.FAILED)
+        except RuntimeError as error:
+            # known by its name: importing torch, whose error it is, would slow down every --help
+            if type(error).__name__ != "OutOfMemoryError":
+                raise
+            _end(ctx, f"{error}\nuse smaller batches, images, crops or scales, or another --device", ExitCode.FAILED)
         except KeyboardInterrupt:
-            click.echo(f"\nautocoarse {ctx.invoked_subcommand}: stopped; run the same command again to go on", err=True)
-            ctx.exit(ExitCode.INTERRUPTED)
+            click.echo(err=True)  # ends the line in which the terminal shows ^C
+            _end(ctx, "stopped; run the same command again to go on", ExitCode.INTERRUPTED)
+
+
+def _end(ctx: click.Context, message: str, code: ExitCode) -> NoReturn:
+    click.echo(f"autocoarse {ctx.invoked_subcommand}: {message}", err=True)
+    ctx.exit(code)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -28,7 +44,8 @@ class Commands(click.Group):
 def main() -> None:
     """Turn images into segmentation labels you can trust and afford, and train a better student with them.
 
-    Exit codes: 0 done, 1 failed, 2 usage, 3 finished but some items failed, 4 a budget is not met.
+    Exit codes: 0 done, 1 failed, 2 usage, 3 finished but some items failed, 4 a budget is not met,
+    130 interrupted.
     """
 
 

@@ -3,10 +3,13 @@
 import difflib
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+
+from storage.schema import MAX_CLASSES
 
 _BYTE_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
@@ -18,7 +21,7 @@ class ByteSize(click.ParamType[int]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
         """Read "600MB" as 600000000."""
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Z]*)", str(value).strip().upper())
+        match = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([A-Z]*)", str(value).strip().upper())
         if match is None or match[2] not in _BYTE_UNITS:
             self.fail(f"{value!r} is no size; expected a number with KB, MB, GB or TB, such as 600MB", param, ctx)
         return round(float(match[1]) * _BYTE_UNITS[match[2]])
@@ -33,7 +36,7 @@ class PixelSize(click.ParamType[tuple[int, int]]):
         """Read "1920x1080" as (1080, 1920)."""
         if isinstance(value, tuple | list):
             value = "x".join(map(str, reversed(value)))  # a settings file holds (height, width), as code does
-        match = re.fullmatch(r"(\d+)[xX](\d+)", str(value).strip())
+        match = re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", str(value).strip())
         if match is None or min(int(match[1]), int(match[2])) < 1:
             self.fail(f"{value!r} is no size; expected WIDTHxHEIGHT in pixels, such as 1920x1080", param, ctx)
         return int(match[2]), int(match[1])
@@ -52,9 +55,44 @@ class Numbers(click.ParamType[tuple[float, ...]]):
             self.fail(f"{value!r} is no list of numbers; expected something like 0.5,1,2", param, ctx)
 
 
+_CLASS_COUNT: click.ParamType[int] = click.IntRange(1, MAX_CLASSES)
+
+
+class SchemaOrCount(click.ParamType[str | int]):
+    """A class schema's name or file, or the number of classes."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | int:  # noqa: ANN401
+        """Read "19" as 19, and leave anything but digits as it is."""
+        text = str(value)
+        return _CLASS_COUNT.convert(text, param, ctx) if text.isdecimal() else text
+
+
 FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 OUT = click.Path(path_type=Path, file_okay=False)
+
+
+def _is_list(value: object, *kinds: type) -> bool:
+    return isinstance(value, list) and all(type(v) in kinds for v in value)
+
+
+# What a settings file holds for an option of a type, the first that fits; `type(...) is`, as true is an int to Python.
+_FORMS: tuple[tuple[type[click.ParamType[Any]], str, Callable[[Any], bool]], ...] = (
+    (click.types.BoolParamType, "true or false", lambda v: type(v) is bool),
+    (click.types.IntParamType, "an integer", lambda v: type(v) is int),
+    (click.types.FloatParamType, "a number", lambda v: type(v) in (int, float)),
+    (Numbers, 'numbers such as [0.5, 1, 2] or "0.5,1,2"', lambda v: type(v) is str or _is_list(v, int, float)),
+    (
+        PixelSize,
+        '"WIDTHxHEIGHT" or [height, width]',
+        lambda v: type(v) is str or (_is_list(v, int) and len(v) == 2),
+    ),
+    (ByteSize, '"600MB" or a number of bytes', lambda v: type(v) in (str, int)),
+    (SchemaOrCount, "a class schema or a number of classes", lambda v: type(v) in (str, int)),
+    (click.ParamType, "text in quotes", lambda v: type(v) is str),
+)
 
 
 def _read_settings(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
@@ -66,16 +104,32 @@ def _read_settings(ctx: click.Context, _: click.Parameter, path: Path | None) ->
         raise click.UsageError(f"{path} is no TOML: {error}") from error
     group = ctx.parent.command if ctx.parent else None
     commands = group.list_commands(ctx) if isinstance(group, click.Group) else []
-    known = {p.name for p in ctx.command.params} - {"settings"}
-    for table in content:
-        if table not in commands:
-            raise click.UsageError(f"{path}: [{table}] is no command; expected tables {', '.join(commands)}")
-    values = {str(k).replace("-", "_"): v for k, v in content.get(ctx.command.name or "", {}).items()}
-    for name in values.keys() - known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(sorted(known))}"
-        raise click.UsageError(f"{path}: {name!r} is no setting of {ctx.command.name}{hint}")
+    for name, table in content.items():
+        if name not in commands:
+            raise click.UsageError(f"{path}: [{name}] is no command; expected tables {', '.join(commands)}")
+        if not isinstance(table, dict):
+            raise click.UsageError(f"{path}: {name} is {table!r}, expected a table [{name}] with settings in it")
+    values = _checked(content.get(ctx.command.name or "", {}), ctx.command, path)
     ctx.default_map = {**(ctx.default_map or {}), **values}
+
+
+def _checked(table: dict[str, Any], command: click.Command, path: Path) -> dict[str, Any]:
+    """The values of a command's table by the parameters' names; refuses what click would turn into something else."""
+    parameters = {p.opts[0].lstrip("-").replace("-", "_"): p for p in command.params if p.name != "settings"}
+    values = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name not in parameters:
+            near = difflib.get_close_matches(name, parameters, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(sorted(parameters))}"
+            raise click.UsageError(f"{path}: {key!r} is no setting of {command.name}{hint}")
+        parameter = parameters[name]
+        expected, fits = next((text, fits) for kind, text, fits in _FORMS if isinstance(parameter.type, kind))
+        if not fits(value):
+            raise click.UsageError(f"{path}: {key} of [{command.name}] is {value!r}, expected {expected}")
+        assert parameter.name is not None, "every parameter of ours is handed to its command"
+        values[parameter.name] = value
+    return values
 
 
 settings_option = click.option(

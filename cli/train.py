@@ -34,7 +34,11 @@ from cli.options import (
 @layout_option
 @ids_option
 @click.option(
-    "--network", type=click.Choice(["deeplabv3plus", "hrnet-ocr"]), default="deeplabv3plus", show_default=True
+    "--network",
+    type=click.Choice(["deeplabv3plus", "hrnet-ocr"]),
+    default="deeplabv3plus",
+    show_default=True,
+    help="What is trained.",
 )
 @click.option("--encoder", help="timm's name of the encoder of deeplabv3plus.  [default: tf_efficientnet_lite0]")
 @click.option("--encoder-weights", type=FILE, help="Its pretrained weights; random without. Nothing is downloaded.")

@@ -47,7 +47,8 @@ def augment(
     window = _draw_window((image.shape[0], image.shape[1]), crop, generator, pixel)
     picture, mask = _cut(image, label, window)
     picture = transforms.resize(picture, list(crop), InterpolationMode.BILINEAR, antialias=True)
-    mask = transforms.resize(mask, list(crop), InterpolationMode.NEAREST)
+    # NEAREST would take the lower neighbour and so shift the label against the image by half a pixel
+    mask = transforms.resize(mask, list(crop), InterpolationMode.NEAREST_EXACT)
     if generator.random() < 0.5:
         picture, mask = transforms.horizontal_flip(picture), transforms.horizontal_flip(mask)
     return _jitter(picture, generator).as_subclass(Tensor), mask.as_subclass(Tensor)[0]

@@ -7,24 +7,28 @@ gave. Scenes stand for photographs here; figures on them say nothing of photogra
 import io
 import json
 import time
+import tomllib
 from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from pipeline.evaluation import Scores, evaluate_labels
 from pipeline.labelling import LabelRun
 from pipeline.pictures import contact_sheet
 from pipeline.scenes import SCHEMA, write_scene_set
-from pipeline.settings import LabelSettings, Settings
+from pipeline.settings import LabelSettings, Settings, settings_difference
 from pipeline.training import TrainResult, train
 from pipeline.training_settings import TrainSettings
 from storage.budget import SizeEstimate, estimate_label_bytes, measure_bytes
+from storage.errors import ForeignSettingsError
 from storage.image_reader import read_image
 from storage.label_png import read_label_png
 from storage.layouts import list_labels
 from storage.schema import load_schema
-from storage.workspace import write_atomically
+from storage.workspace import Workspace, write_atomically
 
 STUDENTS = ("fine", "fine + coarse", "fine + auto")
 """The label sets that a student is trained on, each with the same steps, seed and network."""
@@ -32,23 +36,28 @@ STUDENTS = ("fine", "fine + coarse", "fine + auto")
 _SHOWN = 4
 """Rows of the picture."""
 
+_SETTINGS, _TABLE = "settings.toml", "demo"
+_UNDECISIVE = {"out", "device"}
+"""Settings that may differ when a demonstration is taken up again."""
+
 
 class DemoSettings(Settings):
     """What `demo` does. The command line offers `out` and `seed`; the rest is set so that it ends within minutes."""
 
     out: Path
-    seed: int = 0
-    size: tuple[int, int] = (144, 192)
+    seed: int = Field(0, ge=0, lt=2**31)
+    size: tuple[int, int] = (192, 256)
     """(height, width) of the scenes."""
-    scenes: tuple[int, int, int] = (40, 160, 40)
+    scenes: tuple[int, int, int] = (20, 120, 30)
     """With fine labels, with coarse ones, held out."""
     encoder: str = "resnet10t"
-    teacher_steps: int = 220
+    teacher_steps: int = 320
     student_steps: int = 160
     batch: int = 8
-    crop: tuple[int, int] = (128, 128)
-    learning_rate: float = 2e-3
-    scales: tuple[float, ...] = (0.5, 1.0, 2.0)
+    crop: tuple[int, int] = (96, 96)
+    class_uniform: float = 0.75
+    learning_rate: float = 4e-3
+    scales: tuple[float, ...] = (0.5, 1.0)
     threshold: float = 0.5
     device: str = "auto"
 
@@ -112,8 +121,8 @@ class _Folders:
 def run_demo(settings: DemoSettings) -> Iterator[DemoProgress]:
     """Generate scenes, train a teacher, label, check the bytes, train three students, evaluate.
 
-    Writes below `settings.out`: scenes/, teacher/, auto/ (a run of `label`), students/, summary.json, labels.png. A run
-    that was stopped goes on where it was.
+    Writes below `settings.out`: settings.toml, scenes/, teacher/, auto/ (a run of `label`), students/, summary.json,
+    labels.png. A run that was stopped goes on where it was.
 
     Args:
         settings: sizes and lengths.
@@ -122,8 +131,53 @@ def run_demo(settings: DemoSettings) -> Iterator[DemoProgress]:
         Progress of each stage; the last has the result.
 
     Raises:
-        AutocoarseError: as the stages do; a full or unwritable disk is a WorkspaceError.
+        ForeignSettingsError: the folder holds a demonstration with other settings, or anything else; it is unchanged.
+        WorkspaceError: the folder cannot be written, or another process has it.
+        AutocoarseError: as the stages do.
     """
+    _refuse_strangers(settings.out)
+    lock = Workspace(settings.out).lock()
+    try:
+        _claim(settings)
+        yield from _run(settings)
+    finally:
+        lock.release()
+
+
+def _stored_settings(out: Path) -> dict[str, Any] | None:
+    """The settings of the demonstration that a folder holds; None where it holds none."""
+    try:
+        stored = tomllib.loads((out / _SETTINGS).read_text("utf-8")).get(_TABLE)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return None
+    return stored if isinstance(stored, dict) else None
+
+
+def _refuse_strangers(out: Path) -> None:
+    """Never write into a folder that no demonstration made; hidden files, such as a lock, do not count."""
+    if out.is_dir() and _stored_settings(out) is None:
+        stranger = next((path for path in out.iterdir() if not path.name.startswith(".")), None)
+        if stranger is not None:
+            raise ForeignSettingsError(
+                f"{out} holds {stranger.name}, and no {_SETTINGS} with [{_TABLE}] says that it is a demo's; "
+                f"choose a new or an empty folder with --out"
+            )
+
+
+def _claim(settings: DemoSettings) -> None:
+    """Write the settings into the folder, unless those of another demonstration are there."""
+    stored = _stored_settings(settings.out)
+    if stored is not None:
+        before = {name: value for name, value in stored.items() if name not in _UNDECISIVE}
+        if difference := settings_difference(before, settings.model_dump(mode="json", exclude=_UNDECISIVE)):
+            raise ForeignSettingsError(
+                f"{settings.out} holds a demo with other settings:\n{difference}\n"
+                f"choose another --out, or repeat the settings that are there"
+            )
+    settings.write(settings.out / _SETTINGS, _TABLE)
+
+
+def _run(settings: DemoSettings) -> Iterator[DemoProgress]:
     started = time.monotonic()
     folders = _Folders(settings.out)
     count = sum(settings.scenes)
@@ -161,6 +215,7 @@ def _train(
         crop=settings.crop,
         batch=settings.batch,
         learning_rate=settings.learning_rate,
+        class_uniform=settings.class_uniform,
         seed=settings.seed,
         scales=settings.scales,
         device=settings.device,

@@ -115,6 +115,8 @@ class EvaluationProgress:
     """Images or labels that have no truth; they are not judged."""
     without_prediction: int
     """Truth files that have no label or image; they are not judged."""
+    unknown: int
+    """Pixels of the truth, over the images so far, whose source id the schema does not know; they are not judged."""
 
     def scores(self) -> Scores:
         """The scores over the images so far.
@@ -153,7 +155,7 @@ def evaluate_labels(
             f"labels and truth must lie in mirrored trees"
         )
 
-    def count(key: str) -> Counts:
+    def count(key: str) -> tuple[Counts, int]:
         given, wanted = predicted[key], true[key]
         prediction = read_label_png(given.path, schema, given.ids)
         target = read_label_png(wanted.path, schema, wanted.ids)
@@ -162,7 +164,7 @@ def evaluate_labels(
                 f"{given.path} is {prediction.width}x{prediction.height} but its truth {wanted.path} is "
                 f"{target.width}x{target.height}; both must have their image's size"
             )
-        return count_pixels(target, prediction)
+        return count_pixels(target, prediction), target.unknown
 
     missing = len(predicted) - len(keys), len(true) - len(keys)
     with ThreadPoolExecutor(_READERS, "evaluate") as pool:
@@ -202,20 +204,20 @@ def evaluate_network(
     collection = collect_samples(images, truth, "fine", layout, ids, partial=True)
     schema = teacher.schema
 
-    def predict() -> Iterator[Counts]:
+    def predict() -> Iterator[tuple[Counts, int]]:
         for sample in collection.samples:
             image, target = read_sample(sample, schema)
             (values,) = teacher.label([image], scales, threshold=0)
-            yield count_pixels(target, LabelMap(values, len(schema)))
+            yield count_pixels(target, LabelMap(values, len(schema))), target.unknown
 
     missing = len(collection.images_without_label), len(collection.labels_without_image)
     yield from _accumulate(predict(), len(collection.samples), schema, missing)
 
 
 def _accumulate(
-    counted: Iterator[Counts], total: int, schema: ClassSchema, missing: tuple[int, int]
+    counted: Iterator[tuple[Counts, int]], total: int, schema: ClassSchema, missing: tuple[int, int]
 ) -> Iterator[EvaluationProgress]:
-    counts = np.zeros((len(schema), len(schema) + 1), np.int64)
-    for number, more in enumerate(counted, start=1):
-        counts = counts + more
-        yield EvaluationProgress(number, total, counts, schema, *missing)
+    counts, unknown = np.zeros((len(schema), len(schema) + 1), np.int64), 0
+    for number, (more, more_unknown) in enumerate(counted, start=1):
+        counts, unknown = counts + more, unknown + more_unknown
+        yield EvaluationProgress(number, total, counts, schema, *missing, unknown)

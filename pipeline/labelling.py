@@ -7,7 +7,7 @@ bounded queues, so memory does not grow with the set. This thread drives the dev
 import hashlib
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.decoding import Decoded, group_by_size, read_ahead
 from pipeline.plan import Plan, make_plan
 from pipeline.settings import LabelSettings, settings_difference, settings_digest
-from storage.errors import AutocoarseError, ForeignSettingsError, ImageError
-from storage.image_reader import read_image
+from storage.errors import ForeignSettingsError, ImageError
 from storage.label_map import LabelMap
 from storage.label_png import encode_label_png
-from storage.layouts import Item, list_images
+from storage.layouts import list_images
 from storage.ledger import Entry, Ledger
 from storage.schema import load_schema
 from storage.workspace import Workspace
@@ -36,51 +36,6 @@ _DECODERS = 2
 _ENCODERS = 2
 
 Image = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    """An image read, or the reason why it could not be."""
-
-    item: Item
-    image: Image | None
-    image_bytes: int
-    reason: str
-
-
-def _decode(item: Item) -> _Decoded:
-    size = 0
-    try:
-        size = item.image.stat().st_size
-        return _Decoded(item, read_image(item.image), size, "")
-    except OSError as error:
-        return _Decoded(item, None, size, f"{item.image}: cannot be read: {error.strerror or error}")
-    except (AutocoarseError, MemoryError) as error:
-        return _Decoded(item, None, size, str(error) or f"{item.image}: out of memory")
-
-
-def _read_ahead(items: Iterable[Item], pool: ThreadPoolExecutor, depth: int) -> Iterator[_Decoded]:
-    """Decode items in order, at most `depth` ahead of the consumer."""
-    pending: deque[Future[_Decoded]] = deque()
-    for item in items:
-        pending.append(pool.submit(_decode, item))
-        if len(pending) >= depth:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
-
-
-def _batches(decoded: Iterable[_Decoded], size: int) -> Iterator[list[_Decoded]]:
-    """Group neighbours whose images are of one size; an image that could not be read stands alone."""
-    batch: list[_Decoded] = []
-    for one in decoded:
-        shape = None if one.image is None else one.image.shape
-        if batch and (len(batch) == size or batch[0].image is None or batch[0].image.shape != shape):
-            yield batch
-            batch = []
-        batch.append(one)
-    if batch:
-        yield batch
 
 
 @dataclass(slots=True)
@@ -123,8 +78,7 @@ def _decisive_settings(settings: LabelSettings, teacher: Teacher) -> dict[str, o
     return {
         "teacher": teacher.digest,
         "network": teacher.spec.network,
-        "classes": teacher.schema.name,
-        "classes_digest": teacher.schema.digest,
+        "classes": list(teacher.schema.names),
         "scales": list(settings.scales),
         "threshold": settings.threshold,
         "flip": settings.flip,
@@ -177,6 +131,7 @@ class LabelRun:
             self.digest = settings_digest(self.decisive)
             self.ledger = stack.enter_context(Ledger(self.workspace.ledger))
             self._claim()
+            self.ledger.forget_failures(listing.keys)
             self.plan = make_plan(listing, self.ledger, self.workspace, self.digest)
             self.summary = LabelSummary(total=self.plan.total, skipped=len(self.plan.done))
             for entry in self.plan.done:
@@ -213,15 +168,15 @@ class LabelRun:
         Raises:
             WorkspaceError: a label or the ledger cannot be written; what was made before stays and counts.
         """
-        impossible = list(self.plan.failures(self.digest))
-        self._commit(impossible)
-        yield from impossible
+        refused = list(self.plan.failures(self.digest))
+        self._commit(refused)
+        yield from refused
         batch = self.settings.batch
         with ThreadPoolExecutor(_DECODERS, "decode") as decoders, ThreadPoolExecutor(_ENCODERS, "encode") as encoders:
             writing: deque[Future[Entry]] = deque()
             try:
-                decoded = _read_ahead(self.plan.to_do, decoders, depth=2 * batch + _DECODERS)
-                for group in _batches(decoded, batch):
+                decoded = read_ahead(self.plan.to_do, decoders, depth=2 * batch + _DECODERS)
+                for group in group_by_size(decoded, batch):
                     writing.extend(self._label(group, encoders))
                     yield from self._record(writing, keep=2 * batch + _ENCODERS)
                 yield from self._record(writing, keep=0)
@@ -229,6 +184,14 @@ class LabelRun:
                 # reached with work left only after an error or Ctrl-C: what was labelled is recorded all the same
                 decoders.shutdown(cancel_futures=True)
                 self._commit([f.result() for f in writing if f.exception() is None])
+                self._list_failures()
+
+    def _list_failures(self) -> None:
+        reasons = [" ".join(e.reason.split()) for e in self.ledger if e.status == "failed"]
+        if reasons:
+            self.workspace.publish(self.workspace.failures, "".join(f"{r}\n" for r in reasons).encode())
+        else:
+            self.workspace.failures.unlink(missing_ok=True)
 
     def _record(self, writing: deque[Future[Entry]], keep: int) -> list[Entry]:
         """Commit what has been written, from the queue's head; wait for as many as are over `keep`."""
@@ -247,7 +210,7 @@ class LabelRun:
             for entry in entries:
                 self.summary.add(entry)
 
-    def _label(self, group: list[_Decoded], encoders: ThreadPoolExecutor) -> Iterator[Future[Entry]]:
+    def _label(self, group: list[Decoded], encoders: ThreadPoolExecutor) -> Iterator[Future[Entry]]:
         """Label images of one size and hand them to the encoders; a failure costs its image alone."""
         images = [one.image for one in group if one.image is not None]
         if not images:
@@ -269,12 +232,10 @@ class LabelRun:
         for one, label in zip(group, labels, strict=True):
             yield encoders.submit(self._publish, one, label, seconds)
 
-    def _failure(self, one: _Decoded, reason: str) -> Entry:
-        return Entry(
-            key=one.item.key, status="failed", settings_digest=self.digest, image_bytes=one.image_bytes, reason=reason
-        )
+    def _failure(self, one: Decoded, reason: str) -> Entry:
+        return Entry(key=one.item.key, status="failed", settings_digest=self.digest, reason=reason)
 
-    def _publish(self, one: _Decoded, values: Image, seconds: float) -> Entry:
+    def _publish(self, one: Decoded, values: Image, seconds: float) -> Entry:
         label = LabelMap(values, len(self.teacher.schema))
         path = self.workspace.label_path(one.item.key)
         content = encode_label_png(label, self._provenance)
@@ -284,6 +245,8 @@ class LabelRun:
             status="done",
             settings_digest=self.digest,
             image_bytes=one.image_bytes,
+            image_modified_ns=one.image_modified_ns,
+            image_sha256=one.image_sha256,
             height=label.height,
             width=label.width,
             ignored=label.ignored,

@@ -1,4 +1,4 @@
-"""Pictures for people: labels laid over images, and sheets that show images and labels side by side.
+"""Pictures for people: labels in their classes' colours, and sheets that show images and labels side by side.
 
 It composes and returns; where a picture is saved is the caller's business.
 """
@@ -39,35 +39,6 @@ def paint_label(label: npt.NDArray[np.uint8], schema: ClassSchema) -> npt.NDArra
     picture[ignored] = IGNORED
     picture[ignored & hatched] = HATCH
     return picture
-
-
-def overlay(
-    image: npt.NDArray[np.uint8], label: npt.NDArray[np.uint8], schema: ClassSchema, alpha: float = 0.55
-) -> npt.NDArray[np.uint8]:
-    """Lay a label map over its image; where the label is ignore the image shows unchanged.
-
-    Args:
-        image: (height, width, 3) uint8 RGB.
-        label: class indices or ignore, (height, width) uint8.
-        schema: the classes.
-        alpha: how much of the label shows, 0..1.
-
-    Returns:
-        Picture (height, width, 3) uint8.
-
-    Raises:
-        ShapeError: image and label differ in size.
-        SettingsError: alpha is outside 0..1.
-    """
-    if not 0.0 <= alpha <= 1.0:
-        raise SettingsError(f"overlay: got alpha {alpha}, expected 0 (image only) to 1 (label only)")
-    if image.shape != (*label.shape, 3):
-        raise ShapeError(
-            f"overlay: got image {image.shape} and label {label.shape}, expected (height, width, 3) and "
-            f"(height, width) of one size; give the label that was made for this image"
-        )
-    blended = image + alpha * (schema.palette[label].astype(np.float32) - image)
-    return np.where((label == IGNORE)[..., None], image, np.rint(blended).astype(np.uint8))
 
 
 def contact_sheet(

@@ -1,13 +1,17 @@
 """The plan of a labelling run: which items are left to do, decided before the first one is touched.
 
-An item is done if, and only if, the ledger has an entry with these settings' digest and the file agrees with it.
+An item is done if, and only if, the ledger has an entry with these settings' digest and the files agree with it.
+A label that this run did not make is never replaced: its item is refused.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+from storage.errors import LabelError, WorkspaceError
+from storage.label_png import read_provenance
 from storage.layouts import Item, Listing
-from storage.ledger import Entry, Ledger, label_agrees
+from storage.ledger import Entry, Ledger, image_agrees, label_agrees
 from storage.workspace import Workspace
 
 
@@ -18,22 +22,22 @@ class Plan:
     to_do: tuple[Item, ...]
     done: tuple[Entry, ...]
     """Entries of items that are finished with these settings."""
-    ambiguous: tuple[tuple[str, str], ...]
-    """Images that share a label's name with another: (relative path, reason); each is a failed item."""
+    refused: tuple[tuple[str, str], ...]
+    """Images that cannot be labelled as things lie: (key, or relative path where it has none, reason)."""
 
     @property
     def total(self) -> int:
         """Every image of the listing, whatever becomes of it."""
-        return len(self.to_do) + len(self.done) + len(self.ambiguous)
+        return len(self.to_do) + len(self.done) + len(self.refused)
 
     def failures(self, digest: str) -> Iterator[Entry]:
-        """The failed entries of the items that cannot be labelled at all."""
-        for key, reason in self.ambiguous:
+        """The failed entries of the images that are refused."""
+        for key, reason in self.refused:
             yield Entry(key=key, status="failed", settings_digest=digest, reason=reason)
 
 
 def make_plan(listing: Listing, ledger: Ledger, workspace: Workspace, digest: str) -> Plan:
-    """Split the images of a listing into those that are done and those to do.
+    """Split the images of a listing into those that are done, those to do, and those that are refused.
 
     Args:
         listing: the images.
@@ -43,16 +47,36 @@ def make_plan(listing: Listing, ledger: Ledger, workspace: Workspace, digest: st
     """
     to_do: list[Item] = []
     done: list[Entry] = []
+    refused = list(listing.problems)
     for item in listing.items:
+        try:
+            label = workspace.label_path(item.key)
+        except WorkspaceError as error:
+            refused.append((item.key, f"{item.image}: {error}"))
+            continue
         entry = ledger.get(item.key)
         if (
             entry is not None
             and entry.status == "done"
             and entry.settings_digest == digest
-            and entry.image_bytes == item.image.stat().st_size
-            and label_agrees(entry, workspace.label_path(item.key))
+            and image_agrees(entry, item.image)
+            and label_agrees(entry, label)
         ):
             done.append(entry)
+        elif reason := _reason_to_keep(label, digest):
+            refused.append((item.key, reason))
         else:
             to_do.append(item)
-    return Plan(tuple(to_do), tuple(done), listing.ambiguous)
+    return Plan(tuple(to_do), tuple(done), tuple(refused))
+
+
+def _reason_to_keep(label: Path, digest: str) -> str:
+    """Why what lies in a label's place must not be replaced; empty where nothing, a torn file or our own lies there."""
+    try:
+        if read_provenance(label).get("settings") == digest:
+            return ""
+    except (FileNotFoundError, LabelError):
+        return ""
+    except OSError as error:
+        return f"{label}: cannot be read: {error.strerror}; move it away to have the image labelled"
+    return f"{label} was not made by this run; move it away to have the image labelled"

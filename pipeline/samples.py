@@ -61,11 +61,11 @@ def collect_samples(
 
     Raises:
         MissingFileError: there is no such folder.
-        LayoutError: images share a key, no image has a label, or one has none and `partial` is false.
+        LayoutError: images share a key or have none, no image has a label, or one has none and `partial` is false.
     """
     listing = list_images(images, layout)
-    if listing.ambiguous:
-        raise LayoutError(listing.ambiguous[0][1])
+    if listing.problems:
+        raise LayoutError(listing.problems[0][1])
     by_key: Mapping[str, Path] = {pairing_key(item.key): item.image for item in listing.items}
     if len(by_key) < len(listing.items):
         raise LayoutError(f"{images}: {len(listing.items)} images have {len(by_key)} different keys; rename the others")

@@ -33,7 +33,7 @@ class SampleIndex:
     counts: npt.NDArray[np.int64]
     """Pixels of each class in each sample: (sample, class)."""
     digest: str
-    """Hash of the samples' keys, kinds and label values."""
+    """Hash of the samples' keys, kinds, label values and sizes of image files."""
 
     def absent_classes(self, schema: ClassSchema) -> tuple[str, ...]:
         """Names of the classes that no sample has a pixel of."""
@@ -62,7 +62,7 @@ def build_index(samples: Sequence[Sample], schema: ClassSchema) -> Iterator[Inde
         label = read_label_png(sample.label.path, schema, sample.label.ids)
         size = read_image_size(sample.image)
         check_sizes_agree(sample.image, size, sample.label.path, (label.height, label.width))
-        identity = f"{sample.key}\0{sample.kind}\0{label.width}\0".encode()
+        identity = f"{sample.key}\0{sample.kind}\0{label.width}\0{sample.image.stat().st_size}\0".encode()
         return label.counts[: len(schema)], hashlib.sha256(identity + label.values.tobytes()).digest()
 
     counts = np.zeros((len(samples), len(schema)), np.int64)

@@ -16,7 +16,7 @@ from pipeline.scene_annotation import Annotator, Care
 from pipeline.scene_canvas import Camera, Canvas, Light
 from pipeline.scene_street import paint_street
 from pipeline.scene_things import SKY, Painter
-from storage.errors import SettingsError
+from storage.errors import SettingsError, WorkspaceError
 from storage.label_map import LabelMap
 from storage.label_png import encode_label_png
 from storage.schema import load_schema
@@ -125,7 +125,12 @@ def write_scene_set(root: Path, seed: int, counts: tuple[int, int, int], size: t
         trees = ("images", "labels_fine", *(("labels_coarse",) if split == "train_extra" else ()))
         folders = [root / tree / split for tree in trees]
         for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise WorkspaceError(
+                    f"cannot make folder {folder}: {error.strerror or error}; choose another --out"
+                ) from error
         for _ in range(count):
             scene = generate_scene(seed, index, size)
             files = (_png(scene.image), *(encode_label_png(LabelMap(v, classes)) for v in (scene.fine, scene.coarse)))

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import tomli_w
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -15,8 +15,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from storage.errors import SettingsError
 from storage.layouts import Layout
 from storage.workspace import write_atomically
-
-Precision = Literal["fp32", "bf16", "fp16"]
+from teacher.fusion import check_scales
+from teacher.inference import Precision
 
 
 class Settings(BaseModel):
@@ -62,15 +62,11 @@ def settings_difference(before: Mapping[str, object], now: Mapping[str, object])
     )
 
 
-def _contains_one(scales: tuple[float, ...]) -> tuple[float, ...]:
-    if 1.0 not in scales:
-        raise ValueError(f"scales {scales} must contain 1.0, the scale that labels are made at")
-    if len(set(scales)) != len(scales) or min(scales) <= 0:
-        raise ValueError(f"scales {scales} must be positive, each once")
-    return tuple(sorted(scales))
+def _ascending(scales: tuple[float, ...]) -> tuple[float, ...]:
+    return check_scales(scales)[::-1]
 
 
-Scales = Annotated[tuple[float, ...], AfterValidator(_contains_one)]
+Scales = Annotated[tuple[float, ...], AfterValidator(_ascending)]
 """Ratios to the input image, ascending; 1.0 is among them."""
 
 

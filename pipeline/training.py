@@ -24,13 +24,17 @@ from pipeline.settings import settings_digest
 from pipeline.training_settings import TrainSettings
 from pipeline.training_state import TrainingFolder
 from pipeline.training_step import Trainer
-from storage.errors import AutocoarseError, SettingsError
+from storage.errors import AutocoarseError, SettingsError, TrainingError
+from storage.ledger import file_digest
 from storage.schema import IGNORE, ClassSchema, load_schema
 from storage.workspace import Workspace
 from teacher import load_teacher
 from teacher.checkpoint import save_checkpoint
 from teacher.inference import find_device
 from teacher.networks.registry import NetworkSpec, default_spec
+
+SAVE_SECONDS = 120
+"""A state is saved after this long even if `checkpoint_every` steps are not done: what a stop costs at most."""
 
 LOG_EVERY = 10
 """Steps between two lines of the log; their loss is the mean over these steps."""
@@ -137,6 +141,17 @@ def _index(samples: Sequence[Sample], schema: ClassSchema) -> Generator[TrainPro
     return index
 
 
+def _decisive_settings(settings: TrainSettings, schema: ClassSchema, index: SampleIndex) -> dict[str, Any]:
+    """What decides the weights: settings, and the content of what they name."""
+    weights = settings.encoder_weights
+    return {
+        **settings.decisive(),
+        "classes": list(schema.names),
+        "samples": index.digest,
+        "encoder_weights": None if weights is None else file_digest(weights)[:16],
+    }
+
+
 def _resume(
     settings: TrainSettings, folder: TrainingFolder, decisive: dict[str, Any], trainer: Trainer
 ) -> Generator[TrainProgress, None, float]:
@@ -164,10 +179,10 @@ def _train(
 ) -> Generator[TrainProgress, None, tuple[Trainer, float]]:
     """Take the steps that are left; returns the trained network and the seconds that all steps took."""
     trainer = Trainer(settings, spec, device)
-    decisive = {**settings.decisive(), "digest_of_labels": index.digest}
+    decisive = _decisive_settings(settings, schema, index)
     seconds = yield from _resume(settings, folder, decisive, trainer)
     totals, count = torch.zeros(2, device=device), 0  # on the device: asking for a number would wait for it
-    started = time.perf_counter()
+    started = saved = time.perf_counter()
     for images, target in _batches(settings, schema, index, trainer.step, device):
         totals += torch.stack([trainer.update(images, target), (target != IGNORE).float().mean().to(device)])
         count += 1
@@ -175,18 +190,20 @@ def _train(
         if not save and trainer.step % LOG_EVERY:
             yield TrainProgress("training", trainer.step, settings.steps)
             continue
+        save = save or time.perf_counter() - saved > SAVE_SECONDS
         loss, labelled = (totals / count).tolist()
         elapsed = time.perf_counter() - started
         seconds += elapsed
         speed = count * settings.batch / elapsed
         if not math.isfinite(loss):
-            raise SettingsError(
+            raise TrainingError(
                 f"the loss is {loss} at step {trainer.step}: training diverged; lower the learning rate "
                 f"({settings.learning_rate}) and choose another --out"
             )
         folder.append_log({"step": trainer.step, "loss": loss, "labelled": labelled, "crops_per_second": speed})
         if save:
             folder.save_state({**trainer.state(), "settings": decisive, "seconds": seconds})
+            saved = time.perf_counter()
         yield TrainProgress("training", trainer.step, settings.steps, loss, speed, labelled)
         totals.zero_()
         count, started = 0, time.perf_counter()
@@ -233,21 +250,25 @@ def _finish(
     trainer: Trainer,
     seconds: float,
 ) -> Iterator[TrainProgress]:
-    """Write the checkpoint and validate it, unless an earlier run has done so."""
+    """Write the checkpoint and validate it, unless an earlier run has done so in the same way."""
     if not folder.checkpoint.is_file():
         record = {
             "steps": settings.steps,
             "seed": settings.seed,
-            "settings": settings_digest(settings.decisive()),
-            "labels": index.digest,
+            "settings": settings_digest(_decisive_settings(settings, schema, index)),
             "samples": dict(Counter(sample.kind for sample in index.samples)),
         }
         save_checkpoint(folder.checkpoint, trainer.network, spec, schema, record)
-    if not folder.metrics.is_file():
+    how = settings.model_dump(mode="json", include={"val_images", "val_labels", "scales", "layout", "ids"})
+    metrics = folder.load_metrics()
+    if metrics is None or metrics["validated"] != how:
         scores = yield from _validate(settings, folder, schema)
-        folder.save_metrics({"steps": settings.steps, "seconds": seconds, "validation": scores and asdict(scores)})
-    validation = folder.load_metrics()["validation"]
-    result = TrainResult(folder.checkpoint, settings.steps, seconds, validation and Scores(**validation))
+        validation = None if scores is None else asdict(scores)
+        metrics = {"steps": settings.steps, "seconds": seconds, "validated": how, "validation": validation}
+        folder.save_metrics(metrics)
+    validation = metrics["validation"]
+    scores = None if validation is None else Scores(**validation)
+    result = TrainResult(folder.checkpoint, settings.steps, seconds, scores)
     yield TrainProgress("finished", settings.steps, settings.steps, result=result)
 
 

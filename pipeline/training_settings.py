@@ -8,9 +8,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.settings import Precision, Scales, Settings
+from pipeline.settings import Scales, Settings
 from storage.layouts import Layout
 from storage.schema import Ids
+from teacher.inference import Precision
 from teacher.networks.registry import NetworkName
 
 DEFAULT_ENCODER = "tf_efficientnet_lite0"
@@ -22,11 +23,18 @@ MIN_CROP = 32
 MIN_CROP_ALONE = 128
 """Shortest side of a crop that may be the only one of its batch: batch norm needs more than one value a channel."""
 
+_NOT_DECISIVE = {
+    *("fine_images", "fine_labels", "auto_images", "auto_labels", "coarse_images", "coarse_labels"),
+    *("classes", "layout", "ids", "encoder_weights"),  # these and the above: their content decides, not their place
+    *("val_images", "val_labels", "scales"),  # judge the result
+    *("out", "device", "workers", "checkpoint_every"),
+}
+
 Side = Annotated[int, Field(ge=MIN_CROP, le=8192)]
 
 
 class TrainSettings(Settings):
-    """What `train` does. All but out, device, workers and checkpoint_every decide the result."""
+    """What `train` does."""
 
     fine_images: Path
     """Folder of images with fine labels."""
@@ -106,5 +114,5 @@ class TrainSettings(Settings):
         return self
 
     def decisive(self) -> dict[str, Any]:
-        """The settings that decide the result, as plain values."""
-        return self.model_dump(mode="json", exclude={"out", "device", "workers", "checkpoint_every"})
+        """The settings that decide the weights, as plain values; what lies behind the paths is not looked at."""
+        return self.model_dump(mode="json", exclude=_NOT_DECISIVE)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pipeline.settings import settings_difference
-from storage.errors import CheckpointError, ForeignSettingsError
+from storage.errors import CheckpointError, ForeignSettingsError, WorkspaceError
 from storage.workspace import write_atomically
 
 
@@ -71,14 +71,23 @@ class TrainingFolder:
     def rewind_log(self, step: int) -> None:
         """Forget what was logged after a step: it will be done, and logged, again."""
         if self.log.is_file():
-            lines = self.log.read_text().splitlines()
+            lines = self.log.read_text("utf-8", errors="replace").splitlines()
             kept = [line for line in lines if _logged_step(line) <= step]
             write_atomically(self.log, "".join(f"{line}\n" for line in kept).encode())
 
     def append_log(self, entry: Mapping[str, object]) -> None:
-        """Add a line to the log."""
-        with self.log.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+        """Add a line to the log.
+
+        Raises:
+            WorkspaceError: the disk is full or the file is not writable.
+        """
+        try:
+            with self.log.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise WorkspaceError(
+                f"cannot write {self.log}: {error.strerror}; run the same command again to go on from the last state"
+            ) from error
 
     def save_metrics(self, metrics: Mapping[str, object]) -> None:
         """Write what the run ended with.
@@ -88,9 +97,13 @@ class TrainingFolder:
         """
         write_atomically(self.metrics, json.dumps(metrics, indent=1).encode())
 
-    def load_metrics(self) -> dict[str, Any]:
-        """What the run ended with."""
-        return dict(json.loads(self.metrics.read_text()))
+    def load_metrics(self) -> dict[str, Any] | None:
+        """What the run ended with; None where that is not known yet, or the file is damaged."""
+        try:
+            content = json.loads(self.metrics.read_text("utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+        return content if isinstance(content, dict) and {"validated", "validation"} <= content.keys() else None
 
 
 def _logged_step(line: str) -> float:

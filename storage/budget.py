@@ -59,11 +59,11 @@ class FolderBytes:
     """Number of label files."""
     label_bytes: int
     total_bytes: int
-    """All files: labels, ledger, settings."""
+    """All files: labels, ledger, settings; not those that are still being written."""
 
 
 def measure_bytes(root: Path) -> FolderBytes:
-    """Add up the bytes of a run, or of any folder of label PNGs.
+    """Add up the bytes of a run, or of any folder of label PNGs; a run may be at work meanwhile.
 
     Raises:
         MissingFileError: there is no such folder.
@@ -73,10 +73,14 @@ def measure_bytes(root: Path) -> FolderBytes:
     workspace = Workspace(root)
     labels = label_bytes = total_bytes = 0
     label_root = workspace.labels if workspace.is_run() else root
-    for folder, _, files in os.walk(root):
+    for folder, folders, files in os.walk(root):
+        folders[:] = [f for f in folders if Path(folder, f) != workspace.scratch]
         for name in files:
             path = Path(folder) / name
-            size = path.lstat().st_size
+            try:
+                size = path.lstat().st_size
+            except FileNotFoundError:
+                continue  # a journal or a temporary file, gone since the folder was listed
             total_bytes += size
             if path.suffix.lower() == ".png" and path.is_relative_to(label_root):
                 labels += 1

@@ -40,6 +40,10 @@ class MissingFileError(AutocoarseError, FileNotFoundError):
     """A file that was named does not exist."""
 
 
+class TrainingError(AutocoarseError, ArithmeticError):
+    """Training cannot go on: the loss is no number any more."""
+
+
 class WorkspaceError(AutocoarseError, OSError):
     """The output folder cannot be used: not writable, full, locked by another run, or escaped by a link."""
 

@@ -24,6 +24,8 @@ class LabelMap:
     values: npt.NDArray[np.uint8]
     """(height, width) uint8: 0..num_classes-1, or 255 for ignore."""
     num_classes: int
+    unknown: int = 0
+    """Pixels, among those ignored, whose source id the schema does not know."""
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or self.values.dtype != np.uint8 or self.values.size == 0:

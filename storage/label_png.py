@@ -3,6 +3,7 @@
 The bytes depend on the label and its provenance alone, never on the clock. Files are published by `workspace`.
 """
 
+import io
 import json
 import struct
 import zlib
@@ -105,19 +106,36 @@ def read_label_png(path: Path, schema: ClassSchema, ids: Ids = "class") -> Label
         schema: the classes it is read as.
         ids: what its values are.
 
+    Returns:
+        The label; source ids that the schema does not know are ignore, and counted in `unknown`.
+
     Raises:
         LabelError: it cannot be read, or holds a value that is no class index; the message names the file.
     """
     values = read_label_values(path)
+    unknown = int(np.count_nonzero(schema.unknown_source_ids[values])) if ids == "source" else 0
     try:
-        return LabelMap(schema.to_indices(values, ids), len(schema))
+        return LabelMap(schema.to_indices(values, ids), len(schema), unknown)
     except LabelError as error:
         raise LabelError(f"{path}: {error}") from error
 
 
 def read_provenance(path: Path) -> dict[str, str | float]:
-    """What a label was made with, as written by `encode_label_png`; empty where the file does not say."""
-    with Image.open(path, formats=["PNG"]) as image:
-        text = image.text.get(PROVENANCE_KEYWORD, "") if hasattr(image, "text") else ""
-    content = json.loads(text) if text else {}
+    """What a label was made with, as written by `encode_label_png`; empty where the file does not say.
+
+    Raises:
+        LabelError: it is no whole PNG.
+        OSError: the file cannot be read at all.
+    """
+    file = io.BytesIO(path.read_bytes())
+    try:
+        with Image.open(file, formats=["PNG"]) as image:
+            image.load()
+            text = image.info.get(PROVENANCE_KEYWORD, "")
+    except (OSError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError) as error:
+        raise LabelError(f"{path}: cannot be read as a PNG: {error}") from error
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return {}
     return content if isinstance(content, dict) else {}

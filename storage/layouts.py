@@ -1,6 +1,6 @@
 """Data sets on disk: which images there are, which label belongs to which, and what a label folder's values mean.
 
-It lists files and reads none of them.
+It lists files and reads none of them but a run's ledger.
 """
 
 import os
@@ -12,6 +12,7 @@ from typing import Literal
 
 from storage.errors import LayoutError, MissingFileError
 from storage.image_reader import IMAGE_SUFFIXES
+from storage.ledger import Ledger
 from storage.schema import Ids
 from storage.workspace import Workspace
 
@@ -38,8 +39,13 @@ class Listing:
 
     items: tuple[Item, ...]
     """Sorted by key; keys are unique."""
-    ambiguous: tuple[tuple[str, str], ...]
-    """Images that cannot be told apart by their key: (relative path, what is wrong)."""
+    problems: tuple[tuple[str, str], ...]
+    """Images that cannot have a key of their own: (relative path, what is wrong)."""
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """What each image goes by in a ledger: its key, or its relative path where it has none."""
+        return frozenset(item.key for item in self.items) | frozenset(name for name, _ in self.problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,26 +84,41 @@ def list_images(root: Path, layout: Layout = "folder", exclude: Sequence[Path] =
         suffix = _CITYSCAPES_IMAGE
         root = root / "leftImg8bit" if (root / "leftImg8bit").is_dir() else root
     by_key: dict[str, list[Path]] = defaultdict(list)
+    problems = []
     for path in _walk(root, exclude):
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.stem.endswith(suffix):
-            by_key[path.relative_to(root).with_suffix("").as_posix()].append(path)
-    if not by_key:
+        if path.suffix.lower() not in IMAGE_SUFFIXES or not path.stem.endswith(suffix):
+            continue
+        relative = path.relative_to(root)
+        if _is_utf8(relative):
+            by_key[relative.with_suffix("").as_posix()].append(path)
+        else:
+            name = repr(relative.as_posix())
+            problems.append((name, f"{name} in {root}: its name is not UTF-8; rename it"))
+    if not by_key and not problems:
         wanted = f"*{suffix}.png" if suffix else ", ".join(sorted(IMAGE_SUFFIXES))
         raise LayoutError(f"{root}: no images found below it (layout {layout} looks for {wanted})")
-    items, ambiguous = [], []
+    items = []
     for key, paths in sorted(by_key.items()):
         if len(paths) == 1:
             items.append(Item(key, paths[0]))
             continue
         names = " and ".join(p.name for p in paths)
-        ambiguous += [
+        problems += [
             (
                 p.relative_to(root).as_posix(),
                 f"{p}: {names} would share the label {key}.png; rename all but one",
             )
             for p in paths
         ]
-    return Listing(tuple(items), tuple(ambiguous))
+    return Listing(tuple(items), tuple(problems))
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def pairing_key(key: str) -> str:
@@ -111,20 +132,28 @@ def pairing_key(key: str) -> str:
 def list_labels(root: Path, layout: Layout = "folder", ids: Ids | None = None) -> dict[str, LabelFile]:
     """List the label files of a folder or of a RUN, by pairing key.
 
+    Of a RUN only the labels whose item is done are listed: an item that failed may have left an older label behind.
+
     Args:
-        root: a label folder, or what `label --out` made; with `cityscapes` also the data set's own root.
+        root: a label folder, or what `label --out` made, or the labels in it; with `cityscapes` also the data set's
+            own root.
         layout: how the label folder lies on disk. A RUN mirrors its images and needs no layout.
-        ids: what the values are; None means class indices, or what a Cityscapes file's name says.
+        ids: what the values are; None means class indices, or what a Cityscapes file's name says. A RUN's are class
+            indices.
 
     Raises:
         MissingFileError: there is no such folder.
         LayoutError: it holds no labels, two labels for one image, or both gtFine and gtCoarse.
+        WorkspaceError: the RUN's ledger cannot be read.
     """
     if not root.is_dir():
         raise MissingFileError(f"no label folder {root}")
-    workspace = Workspace(root)
-    if workspace.is_run():
-        root, layout, ids = workspace.labels, "folder", "class"
+    run = Workspace.holding(root)
+    done: frozenset[str] | None = None
+    if run is not None:
+        root, layout, ids = run.labels, "folder", "class"
+        with Ledger(run.ledger, read_only=True) as ledger:
+            done = ledger.done_keys()
     suffixes: dict[str, Ids] = {"": ids or "class"}
     if layout == "cityscapes":
         root = _cityscapes_label_root(root)
@@ -132,11 +161,12 @@ def list_labels(root: Path, layout: Layout = "folder", ids: Ids | None = None) -
         suffixes = {kind + s: i for s, i in wanted.items() for kind in _CITYSCAPES_KINDS}
     found: dict[str, LabelFile] = {}
     for path in _walk(root, ()):
+        key = path.relative_to(root).with_suffix("").as_posix()
+        if path.suffix.lower() != ".png" or (done is not None and key not in done):
+            continue
         for suffix, values in suffixes.items():
-            if path.suffix.lower() == ".png" and path.stem.endswith(suffix):
-                _add_label(
-                    found, pairing_key(path.relative_to(root).with_suffix("").as_posix()), LabelFile(path, values)
-                )
+            if path.stem.endswith(suffix):
+                _add_label(found, pairing_key(key), LabelFile(path, values))
     if not found:
         wanted_names = " or ".join(f"*{s}.png" for s in suffixes)
         raise LayoutError(f"{root}: no labels found below it (layout {layout} looks for {wanted_names})")

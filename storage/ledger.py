@@ -21,6 +21,7 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS run (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS entries (
     key TEXT PRIMARY KEY, status TEXT NOT NULL, settings_digest TEXT NOT NULL, image_bytes INTEGER NOT NULL,
+    image_modified_ns INTEGER NOT NULL, image_sha256 TEXT NOT NULL,
     height INTEGER NOT NULL, width INTEGER NOT NULL, ignored INTEGER NOT NULL, bytes INTEGER NOT NULL,
     modified_ns INTEGER NOT NULL, sha256 TEXT NOT NULL, counts TEXT NOT NULL, seconds REAL NOT NULL,
     attempts INTEGER NOT NULL, reason TEXT NOT NULL
@@ -37,6 +38,10 @@ class Entry:
     settings_digest: str
     image_bytes: int = 0
     """Size of the image file; an image that was replaced by another is labelled again."""
+    image_modified_ns: int = 0
+    """Modification time of the image file."""
+    image_sha256: str = ""
+    """Hash of the image file."""
     height: int = 0
     width: int = 0
     ignored: int = 0
@@ -81,7 +86,8 @@ class Ledger:
                 self._connection.commit()
             found = self._value("format")
         except sqlite3.Error as error:
-            raise WorkspaceError(f"cannot open the ledger {path}: {error}") from error
+            repair = "; if its run was killed, run the same `label` command again" if read_only else ""
+            raise WorkspaceError(f"cannot open the ledger {path}: {error}{repair}") from error
         if found != str(FORMAT):
             raise WorkspaceError(
                 f"ledger {path} has format {found}, this autocoarse reads {FORMAT}; use the version that made it"
@@ -137,6 +143,17 @@ class Ledger:
         """Whether any item is done."""
         return self._connection.execute("SELECT 1 FROM entries WHERE status = 'done' LIMIT 1").fetchone() is not None
 
+    def done_keys(self) -> frozenset[str]:
+        """The keys of all items that are done."""
+        return frozenset(key for (key,) in self._connection.execute("SELECT key FROM entries WHERE status = 'done'"))
+
+    def forget_failures(self, listed: frozenset[str]) -> None:
+        """Drop the failed items whose key is none of `listed`: their images are gone, or have other names by now."""
+        failed = self._connection.execute("SELECT key FROM entries WHERE status = 'failed'").fetchall()
+        with self._connection:
+            gone = [row for row in failed if row[0] not in listed]
+            self._connection.executemany("DELETE FROM entries WHERE key = ?", gone)
+
     def __iter__(self) -> Iterator[Entry]:
         """All entries, by key."""
         for row in self._connection.execute("SELECT * FROM entries ORDER BY key"):
@@ -164,10 +181,17 @@ def label_agrees(entry: Entry, path: Path) -> bool:
 
     A run that was copied to another disk has other times; it is not labelled again for that.
     """
+    return _agrees(path, entry.bytes, entry.modified_ns, entry.sha256)
+
+
+def image_agrees(entry: Entry, path: Path) -> bool:
+    """Whether an image is the one that its entry was made from, by the same rule."""
+    return _agrees(path, entry.image_bytes, entry.image_modified_ns, entry.image_sha256)
+
+
+def _agrees(path: Path, size: int, modified_ns: int, digest: str) -> bool:
     try:
         found = path.stat()
-    except FileNotFoundError:
+        return found.st_size == size and (found.st_mtime_ns == modified_ns or file_digest(path) == digest)
+    except OSError:  # missing, a dangling link, a folder, not readable: nothing that could be believed
         return False
-    if found.st_size != entry.bytes:
-        return False
-    return found.st_mtime_ns == entry.modified_ns or file_digest(path) == entry.sha256

@@ -99,9 +99,12 @@ class ClassSchema:
                 table[source_id] = index
         return table
 
-    def known_source_id(self, value: int) -> bool:
-        """Whether a value is a source id of this schema (a class, one that is ignored on purpose, or 255)."""
-        return value == IGNORE or value in self.ignored_source_ids or self.source_to_index[value] != IGNORE
+    @cached_property
+    def unknown_source_ids(self) -> npt.NDArray[np.bool_]:
+        """Lookup table from source id to whether it is no class, not ignored on purpose and not 255: (256,) bool."""
+        ignored = np.isin(np.arange(256), [IGNORE, *self.ignored_source_ids])
+        table: npt.NDArray[np.bool_] = (self.source_to_index == IGNORE) & ~ignored
+        return table
 
     def to_indices(self, values: npt.NDArray[np.uint8], ids: Ids) -> npt.NDArray[np.uint8]:
         """Turn the values of a label file into class indices.
@@ -164,7 +167,9 @@ class ClassSchema:
             raise SchemaError(f"{where}: class ids must be 0..{len(indices) - 1}, each once, got {indices}")
         classes = tuple(info for _, info in sorted(entries, key=lambda e: e[0]))
         ignored = content.get("ignored_source_ids", [])
-        return cls(str(content.get("name", name)), classes, frozenset(int(v) for v in ignored))
+        if not isinstance(ignored, list) or not all(type(v) is int and 0 <= v <= 255 for v in ignored):
+            raise SchemaError(f"{where}: ignored_source_ids is {ignored!r}, expected a list of integers in 0..255")
+        return cls(str(content.get("name", name)), classes, frozenset(ignored))
 
 
 def _class_entry(where: str, position: int, raw: Any) -> tuple[int, ClassInfo]:  # noqa: ANN401

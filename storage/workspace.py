@@ -30,22 +30,18 @@ def write_atomically(path: Path, content: bytes, scratch: Path | None = None) ->
     temporary: Path | None = None
     try:
         with tempfile.NamedTemporaryFile(
-            dir=scratch or path.parent, prefix=f".{path.name}.", suffix=".partial", delete=False
+            dir=scratch or path.parent, prefix=".", suffix=".partial", delete=False
         ) as file:
             temporary = Path(file.name)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # temporary files are private, labels are to be shared like any other file
+        temporary.chmod(0o666 & ~_UMASK)  # temporary files are private, labels are to be shared like any other file
         temporary.replace(path)
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         raise WorkspaceError(f"cannot write {path}: {_explain(error)}") from error
-
-
-def _umask() -> int:
-    return _UMASK
 
 
 # the process-wide mask can only be read by setting it, which is not safe once threads run: so once, at import
@@ -63,9 +59,17 @@ def _explain(error: OSError) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """The folder that `label --out` makes: labels/, ledger.sqlite, settings.toml."""
+    """The folder that `label --out` makes: labels/, ledger.sqlite, settings.toml, failed.txt."""
 
     root: Path
+
+    @classmethod
+    def holding(cls, folder: Path) -> "Workspace | None":
+        """The run that a folder is, or whose labels it is; None where it is neither."""
+        candidates = [cls(folder)]
+        if folder.absolute().name == "labels":
+            candidates.append(cls(folder.absolute().parent))
+        return next((run for run in candidates if run.is_run()), None)
 
     @property
     def labels(self) -> Path:
@@ -81,6 +85,11 @@ class Workspace:
     def settings(self) -> Path:
         """The resolved settings."""
         return self.root / "settings.toml"
+
+    @property
+    def failures(self) -> Path:
+        """The reason of each failed item, one a line; there is none where nothing failed."""
+        return self.root / "failed.txt"
 
     @property
     def scratch(self) -> Path:

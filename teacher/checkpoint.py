@@ -1,9 +1,9 @@
 """Our own checkpoints: a network's weights with all that is needed to use them, written whole or not at all.
 
-The functions on weights in general are at home in `teacher.weights` and `teacher.encoder_weights`; here is the door.
+Weights in general are the business of `teacher.weights` and `teacher.encoder_weights`.
 """
 
-import os
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,23 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from storage.errors import CheckpointError, SchemaError, SettingsError, WorkspaceError
+from storage.errors import CheckpointError, SchemaError, SettingsError
 from storage.schema import ClassSchema
-from teacher.encoder_weights import load_encoder_weights
+from storage.workspace import write_atomically
 from teacher.networks.registry import NetworkSpec
-from teacher.weights import StateDict, load_strictly, read_content, read_state_dict, state_dict_of, state_digest
-
-__all__ = [
-    "Checkpoint",
-    "checkpoint_of",
-    "is_own",
-    "load_checkpoint",
-    "load_encoder_weights",
-    "load_strictly",
-    "read_state_dict",
-    "save_checkpoint",
-    "state_digest",
-]
+from teacher.weights import StateDict, read_content, state_dict_of
 
 FORMAT = "autocoarse checkpoint"
 VERSION = 1
@@ -80,19 +68,9 @@ def save_checkpoint(
         "state_dict": {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()},
         "record": record,
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
-        raise WorkspaceError(
-            f"{path}: the checkpoint cannot be written ({error}); is the disk full or read-only?"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    file = io.BytesIO()
+    torch.save(content, file)
+    write_atomically(path, file.getvalue())
 
 
 def _is_plain(value: object) -> bool:
@@ -136,7 +114,7 @@ def checkpoint_of(content: Mapping[str, Any], path: Path) -> Checkpoint:
     spec = NetworkSpec.from_dict(content.get("network"), str(path))
     try:
         schema = ClassSchema.from_dict(content.get("schema"), path.stem)
-    except (SchemaError, TypeError, ValueError) as error:
+    except SchemaError as error:
         raise CheckpointError(f"{path}: its class schema cannot be used: {error}") from error
     if len(schema) != spec.num_classes:
         raise CheckpointError(

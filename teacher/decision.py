@@ -27,7 +27,8 @@ def decide(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     Args:
         logits: (batch, class, height, width), float, at most 255 classes.
         threshold: keep where confidence > threshold, strictly, both as float32; 0 keeps every pixel that has a
-            confidence. A pixel whose logits are not finite has none and is always ignored.
+            confidence. A pixel has none, and is always ignored, where a logit is NaN or +inf, or all are -inf; a
+            class at -inf beside finite ones merely has probability 0.
 
     Returns:
         Labels (batch, height, width) uint8, a class index or 255, and confidence (batch, height, width) float32 in

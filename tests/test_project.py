@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+import re
 from pathlib import Path
 
 import click
@@ -28,3 +29,14 @@ def test_every_command_is_in_the_readme_and_has_help(name: str) -> None:
     assert command.help
     undocumented = [p.name for p in command.params if isinstance(p, click.Option) and not p.help]
     assert not undocumented
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", *(f"docs/{path.name}" for path in sorted((PROJECT / "docs").glob("*.md")))]
+)
+def test_every_relative_link_leads_somewhere(page: str) -> None:
+    """Pictures and pages that a page of the documentation links to are there."""
+    path = PROJECT / page
+    links = re.findall(r"\]\(([^)\s#]+)", path.read_text("utf-8"))
+    missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
+    assert not missing

@@ -1,6 +1,6 @@
 """DeepLabV3+ with scale attention on any convolutional encoder that timm knows.
 
-Weights are never fetched: see `teacher.checkpoint.load_encoder_weights`.
+Weights are never fetched: see `teacher.encoder_weights`.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """Which networks there are: a specification that fits in a checkpoint, and the building of a network from it.
 
-Building sets start values only; weights are loaded in `teacher.checkpoint`.
+Building sets start values only; weights are loaded in `teacher.weights`.
 """
 
 import difflib

@@ -1,9 +1,16 @@
-"""What a command prints: figures for people, plain lines where there is no terminal."""
+"""What a command prints: figures for people, plain lines where there is no terminal, messages where it fails."""
 
+from pathlib import Path
+from typing import NoReturn
+
+import click
 import pytest
+import torch
+from click.testing import CliRunner, Result
 
 from cli import console
-from cli.console import Progress, human_bytes
+from cli.console import Progress, Stages, human_bytes
+from cli.main import Commands, main
 
 
 @pytest.mark.parametrize(
@@ -28,3 +35,93 @@ def test_without_a_terminal_progress_is_plain_lines(
     assert "images/s" in captured.err
     assert "1 failed" in captured.err
     assert "\r" not in captured.err
+
+
+def test_what_an_earlier_run_did_is_in_the_count_and_not_in_the_rate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 100 steps, 90 of them done before, 2 in 4 s are half a step a second, with 16 s left."""
+    now = 0.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+    with Stages() as stages:
+        stages.show("training", 90, 100, unit="steps")
+        now = 4.0
+        stages.show("training", 92, 100, unit="steps")
+    assert capsys.readouterr().err == "training 92/100, 0.50 steps/s, 00:16 left\n"
+
+
+def test_a_stage_that_was_finished_before_has_no_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where nothing is left to do the count stands alone."""
+    with Stages() as stages:
+        stages.show("training", 2, 2, unit="steps")
+    assert capsys.readouterr().err == "training 2/2\n"
+
+
+def test_a_bar_starts_where_the_work_does(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a terminal too, what was done before does not count in the rate."""
+    monkeypatch.setattr(console.sys.stderr, "isatty", lambda: True)
+    with Progress("training", 100, "steps", initial=90) as progress:
+        progress.advance(0, "resumed")
+    assert "90/100" in capsys.readouterr().err
+    assert progress._bar is not None
+    assert progress._bar.format_dict["initial"] == 90
+
+
+def run_command_that_raises(error: BaseException) -> Result:
+    """Run a command that fails."""
+    group = Commands("autocoarse")
+
+    @group.command("work")
+    def work() -> NoReturn:
+        raise error
+
+    return CliRunner().invoke(group, ["work"])
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (PermissionError(13, "Permission denied", "secret.png"), "autocoarse work: secret.png: Permission denied\n"),
+        (OSError(28, "No space left on device"), "autocoarse work: No space left on device\n"),
+        (TimeoutError("timed out"), "autocoarse work: timed out\n"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "autocoarse work: CUDA out of memory.\nuse smaller batches"),
+    ],
+)
+def test_what_the_machine_refuses_is_a_message(error: Exception, says: str) -> None:
+    """A full disk, a forbidden file and too little memory are exit code 1 and name the file, if there is one."""
+    result = run_command_that_raises(error)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(says)
+    assert isinstance(result.exception, SystemExit), "an error that reaches the top is a traceback"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a mistake of ours"), KeyError("a mistake of ours")])
+def test_mistakes_of_the_code_keep_their_traceback(error: Exception) -> None:
+    """Only what the machine causes becomes a message."""
+    assert run_command_that_raises(error).exception is error
+
+
+def test_a_reader_that_has_gone_ends_the_command_quietly() -> None:
+    """Output into a closed pipe, as with head, is no failure to speak of."""
+    result = run_command_that_raises(BrokenPipeError(32, "Broken pipe"))
+    assert "autocoarse" not in result.stderr
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_an_interrupted_command_says_how_to_go_on() -> None:
+    """Ctrl-C is exit code 130."""
+    result = run_command_that_raises(KeyboardInterrupt())
+    assert result.exit_code == 130
+    assert "run the same command again" in result.stderr
+    assert "130 interrupted" in str(click.unstyle(CliRunner().invoke(main, ["--help"]).stdout))
+
+
+def test_a_demo_in_a_place_that_cannot_be_is_a_message(tmp_path: Path) -> None:
+    """A file in the way of --out, and a seed that is too large, are messages of the right exit code."""
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "file" / "x")])
+    assert result.exit_code == 1
+    assert str(tmp_path / "file" / "x") in result.stderr
+    result = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "y"), "--seed", str(2**31)])
+    assert result.exit_code == 2
+    assert "seed" in result.stderr

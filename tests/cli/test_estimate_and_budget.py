@@ -69,6 +69,22 @@ def test_half_an_estimate_is_a_usage_error(arguments: tuple[str, ...]) -> None:
     assert invoke("estimate", "--classes", "19", *arguments).exit_code == 2
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--classes", "0"),
+        ("--classes", "256"),
+        ("--classes", "1" * 5000),
+        ("--classes", "19", "--size", "1" * 5000 + "x3"),
+        ("--classes", "19", "--budget", "1" * 5000 + "MB"),
+    ],
+)
+def test_numbers_out_of_all_bounds_are_usage_errors(arguments: tuple[str, ...]) -> None:
+    """No or too many classes, and numbers too long to be read, are exit code 2."""
+    result = invoke("estimate", "--count", "3", "--size", "3x3", *arguments)
+    assert result.exit_code == 2, result.exception
+
+
 def test_budget_measures_a_folder_and_checks_the_limit(tmp_path: Path) -> None:
     """Labels and bytes are counted; over the limit is exit code 4."""
     (tmp_path / "a").mkdir()
@@ -89,3 +105,15 @@ def test_an_empty_folder_has_no_average(tmp_path: Path) -> None:
     """No labels: zero bytes, no division by zero."""
     got = json.loads(invoke("budget", tmp_path, "--json").stdout)
     assert (got["labels"], got["bytes"], got["bytes_per_label"]) == (0, 0, None)
+
+
+def test_the_limit_is_on_the_labels_alone(tmp_path: Path) -> None:
+    """A ledger of any size does not break the limit, as it does not count in an estimate; it is told beside it."""
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "x.png").write_bytes(b"x" * 1500)
+    (tmp_path / "ledger.sqlite").write_bytes(b"x" * 5000)
+    result = invoke("budget", tmp_path, "--limit", "2KB", "--json")
+    got = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert (got["bytes"], got["total_bytes"], got["within"]) == (1500, 6500, True)
+    assert invoke("budget", tmp_path, "--limit", "1KB").exit_code == 4

@@ -145,11 +145,41 @@ def test_contradicting_options_are_refused(
     assert message in result.stderr
 
 
+@pytest.mark.parametrize("line", ["scales = [1]", 'device = "cpu"', 'images = "images"', 'precision = "fp32"'])
+def test_a_settings_file_cannot_say_what_labels_would_ignore(
+    data: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    """An option of --checkpoint is refused beside --labels in the settings file as on the command line."""
+    monkeypatch.chdir(data)
+    (data / "s.toml").write_text(f'[evaluate]\ntruth = "labels"\nclasses = "classes.json"\n{line}\n')
+    result = invoke("evaluate", "--settings", "s.toml", "--labels", "labels")
+    assert result.exit_code == 2
+    assert f"--{line.split()[0]} is for --checkpoint" in result.stderr
+
+
 def test_training_settings_are_checked_together(data: Path) -> None:
     """Labels without their images are refused with exit code 2, before anything is read."""
     result = invoke(*training(data), "--auto-labels", data / "labels")
     assert result.exit_code == 2
     assert "--auto-labels is given without --auto-images" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("scales", "says"),
+    [("nan,1", "positive numbers"), ("inf,1", "positive numbers"), ("1,1", "only once"), ("0.5", "1.0 must be among")],
+)
+def test_scales_that_cannot_be_fused_are_refused_before_any_work(data: Path, scales: str, says: str) -> None:
+    """Settings refuse the scales that the fusion refuses, with exit code 2 and the same words."""
+    result = invoke(*training(data), "--scales", scales)
+    assert result.exit_code == 2
+    assert says in result.stderr
+    assert not (data / "out").exists()
+
+
+def test_scales_are_kept_in_one_order(data: Path) -> None:
+    """The order in which scales are given makes no other settings."""
+    given = {"fine_images": data, "fine_labels": data, "classes": "camvid", "out": data}
+    assert TrainSettings.checked(**given, scales=(2.0, 1.0, 0.5)).scales == (0.5, 1.0, 2.0)
 
 
 def test_flags_and_settings_have_the_same_names_and_defaults(data: Path) -> None:
@@ -166,3 +196,15 @@ def test_flags_and_settings_have_the_same_names_and_defaults(data: Path) -> None
     assert TrainSettings.model_fields.keys() <= options.keys()
     del options["as_json"]
     assert TrainSettings.checked(**options) == TrainSettings.checked(**required)
+
+
+def test_source_ids_that_nobody_knows_are_warned_of(data: Path) -> None:
+    """Pixels of the truth whose source id the schema does not know are counted in a warning that names the schema."""
+    for folder, values in (("known", [[0, 1, 2]]), ("strange", [[0, 200, 201]])):
+        (data / folder).mkdir()
+        Image.fromarray(np.array(values, np.uint8)).save(data / folder / "a.png")
+    arguments = ("evaluate", "--labels", data / "known", "--classes", data / "classes.json", "--ids", "source")
+    warned = invoke(*arguments, "--truth", data / "strange")
+    assert warned.exit_code == 0
+    assert "2 pixels of the truth have source ids that classes does not know" in warned.stderr
+    assert "source ids" not in invoke(*arguments, "--truth", data / "known").stderr

@@ -75,11 +75,17 @@ def test_good_images_are_labelled_among_bad_ones(tmp_path: Path, images: Path, t
 
 
 def test_a_run_in_which_everything_fails_has_failed(tmp_path: Path, tiny_teacher: Path) -> None:
-    """When no image can be labelled the exit code is 1, not 3."""
+    """When no image can be labelled the exit code is 1, not 3; 20 reasons are shown, all are in a file."""
     (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.png").write_text("no image")
+    for number in range(22):
+        (tmp_path / "images" / f"{number}.png").write_text("no image")
     done = autocoarse("label", "--images", tmp_path / "images", "--teacher", tiny_teacher, "--out", tmp_path / "run")
     assert done.returncode == 1
+    shown = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert len(shown) == 21
+    assert shown[-1] == "failed: 2 more"
+    assert str(tmp_path / "run" / "failed.txt") in done.stdout
+    assert len((tmp_path / "run" / "failed.txt").read_text("utf-8").splitlines()) == 22
 
 
 def test_an_output_folder_that_cannot_be_made_is_a_failure(tmp_path: Path, images: Path, tiny_teacher: Path) -> None:
@@ -89,6 +95,18 @@ def test_an_output_folder_that_cannot_be_made_is_a_failure(tmp_path: Path, image
     done = autocoarse("label", "--images", images, "--teacher", tiny_teacher, "--out", out)
     assert done.returncode == 1
     assert str(out) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_output_folder_that_is_not_writable_is_a_failure(tmp_path: Path, images: Path, tiny_teacher: Path) -> None:
+    """A folder of mode 555: exit code 1, a message that names it and says what to do."""
+    out = tmp_path / "run"
+    out.mkdir(mode=0o555)
+    done = autocoarse("label", "--images", images, "--teacher", tiny_teacher, "--out", out)
+    assert done.returncode == 1
+    assert str(out) in done.stderr
+    assert "choose a folder that you may write to" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from storage.schema import load_schema
 from teacher import Teacher
-from teacher.checkpoint import load_strictly, read_state_dict
 from teacher.decision import decide
 from teacher.fusion import predict_at_scale
 from teacher.networks.registry import build_network, default_spec
 from teacher.normalisation import normalise
+from teacher.weights import load_strictly, read_state_dict
 
 REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "reference"
 NAME = "0001TP_008550"

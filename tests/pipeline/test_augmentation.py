@@ -42,7 +42,7 @@ def test_all_ignore_stays_all_ignore(size: tuple[int, int], seed: int) -> None:
 
 
 @settings(deadline=None)
-@given(size=SIZES, crop=CROPS, seed=SEEDS, place=SIZES)
+@given(size=st.tuples(st.integers(3, 60), st.integers(3, 60)), crop=CROPS, seed=SEEDS, place=SIZES)
 def test_chosen_pixel_is_in_the_crop(
     size: tuple[int, int], crop: tuple[int, int], seed: int, place: tuple[int, int]
 ) -> None:
@@ -66,6 +66,24 @@ def test_image_and_label_stay_together(seed: int) -> None:
     inside = mask != 255
     agree = (bright == (mask == 1))[inside].float().mean().item()
     assert agree > 0.85  # bilinear and nearest differ along the edge
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_label_is_not_shifted_against_the_image(seed: int) -> None:
+    """On a ramp whose grey levels are its label, image and label agree to a fraction of a level in the mean."""
+    ramp = np.broadcast_to(np.arange(200, dtype=np.uint8), (200, 200))
+    for values in (ramp, ramp.T):
+        crops = [augment_ramp(values.copy(), np.random.default_rng([seed, n])) for n in range(40)]
+        assert abs(np.mean(crops)) < 0.15
+
+
+def augment_ramp(values: np.ndarray, generator: np.random.Generator) -> float:
+    """How far the label of a crop lies above its image in the mean, grey levels; colours are not changed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.augmentation._jitter", lambda picture, _: picture)
+        picture, mask = augment(values[..., None].repeat(3, axis=2), values, (48, 64), generator)
+    known = mask != 255
+    return (mask.float() - picture[0].float())[known].mean().item()
 
 
 def test_outside_of_the_image_is_ignored_and_grey() -> None:

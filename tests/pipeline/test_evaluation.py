@@ -151,6 +151,15 @@ def test_source_ids_are_understood_in_both_folders(tmp_path: Path) -> None:
     assert scores.pixel_accuracy == pytest.approx(2 / 3)
 
 
+def test_unknown_source_ids_of_the_truth_are_counted(tmp_path: Path) -> None:
+    """Progress carries how many pixels of all truths were taken as ignore because the schema does not know them."""
+    for name in ("a", "b"):
+        write_label(tmp_path / f"labels/{name}.png", [[7, 33, 33, 33]])
+        write_label(tmp_path / f"truth/{name}.png", [[7, 8, 255, 33]])
+    progress = list(evaluate_labels(tmp_path / "labels", tmp_path / "truth", THREE, ids="source"))
+    assert [p.unknown for p in progress] == [1, 2]
+
+
 def test_size_mismatch_names_both_files(tmp_path: Path) -> None:
     """A label of another size than its truth is an error that names both files and both sizes."""
     write_label(tmp_path / "labels/a.png", np.zeros((8, 6)))
@@ -190,4 +199,5 @@ def test_network_agrees_with_its_own_labels(tmp_path: Path, schema: ClassSchema,
     scores = last.scores()
     assert isinstance(scores, Scores)
     assert (scores.pixel_accuracy, scores.coverage, scores.images, last.without_truth) == (1, 1, 2, 1)
+    assert last.unknown == 0
     assert list(scores.iou) == list(schema.names)

@@ -1,18 +1,21 @@
 """Labelling: each image accounted for once, resumed by proof, and never over other work."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipeline.labelling import LabelRun, LabelSummary
 from pipeline.settings import LabelSettings
 from storage.errors import ForeignSettingsError, SettingsError, WorkspaceError
 from storage.label_png import read_label_png, read_provenance
-from storage.ledger import Ledger
+from storage.layouts import list_labels
+from storage.ledger import Entry, Ledger
 from storage.schema import ClassSchema
 from teacher import Teacher, load_teacher
 
@@ -87,6 +90,125 @@ def test_missing_damaged_and_outdated_labels_are_made_again(
     assert labels(settings.out) == whole
     make_image(settings.images / "b/3.jpg", (33, 48), 9)
     assert run(settings).labelled == 1
+
+
+def test_an_image_replaced_by_one_of_its_size_is_labelled_again(settings: LabelSettings) -> None:
+    """Bitmaps are of one size whatever they show; an image that was only copied anew is not labelled again."""
+    path = settings.images / "a/4.bmp"
+    for shade, labelled in ((0, 4), (99, 1)):
+        Image.new("RGB", (56, 40), (shade, 0, 0)).save(path)
+        os.utime(path, ns=(shade, shade))
+        assert run(settings).labelled == labelled
+    path.touch()
+    assert run(settings).labelled == 0
+
+
+def test_a_label_made_by_hand_is_never_replaced(settings: LabelSettings) -> None:
+    """A PNG of anybody's in a label's place stays as it is; its image is a failed item with the reason."""
+    run(settings)
+    path = settings.out / "labels/a/1.png"
+    for mode in ("L", "RGB"):
+        Image.new(mode, (56, 40)).save(path)
+        by_hand = path.read_bytes()
+        with LabelRun(settings) as label_run:
+            (failed,) = label_run
+        assert (label_run.summary.total, label_run.summary.skipped, label_run.summary.failed) == (3, 2, 1)
+        assert path.read_bytes() == by_hand
+        assert failed.key == "a/1"
+        assert f"{path} was not made by this run; move it away" in failed.reason
+    path.unlink()
+    assert run(settings).labelled == 1
+
+
+def test_a_label_of_our_own_that_no_entry_speaks_of_is_made_again(settings: LabelSettings) -> None:
+    """A kill between label and ledger leaves a label whose provenance says that it is this run's."""
+    run(settings)
+    whole = labels(settings.out)
+    with Ledger(settings.out / "ledger.sqlite") as ledger:
+        ledger.commit([Entry(key="a/1", status="failed", settings_digest="", reason="as if it had not been committed")])
+    summary = run(settings)
+    assert (summary.labelled, summary.skipped, summary.failed) == (1, 2, 0)
+    assert labels(settings.out) == whole
+
+
+def test_what_cannot_be_written_to_costs_its_image_alone(
+    settings: LabelSettings, make_image: Callable[..., object]
+) -> None:
+    """A link that leads out of the labels and a folder in a label's place are failed items; the rest is labelled."""
+    elsewhere = settings.out.parent / "elsewhere"
+    elsewhere.mkdir()
+    make_image(settings.images / "c/5.png", (40, 56), 5)
+    (settings.out / "labels/c/5.png").mkdir(parents=True)
+    (settings.out / "labels/b").symlink_to(elsewhere)
+    Ledger(settings.out / "ledger.sqlite").__exit__(None, None, None)
+    with LabelRun(settings) as label_run:
+        failed = {e.key: e.reason for e in label_run if e.status == "failed"}
+    assert failed.keys() == {"b/3", "c/5"}
+    assert "leads out" in failed["b/3"]
+    assert "cannot be read" in failed["c/5"]
+    assert (label_run.summary.labelled, list(elsewhere.iterdir())) == (2, [])
+
+
+def test_an_image_that_goes_away_is_one_failed_item(settings: LabelSettings) -> None:
+    """A link that leads nowhere, also in the place of an image that was labelled, fails alone."""
+    run(settings)
+    (settings.images / "a/1.png").unlink()
+    (settings.images / "a/1.png").symlink_to("gone.png")
+    summary = run(settings)
+    assert (summary.total, summary.skipped, summary.failed) == (3, 2, 1)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file system has UTF-8 names only")
+def test_a_name_that_is_not_utf8_is_one_failed_item(settings: LabelSettings) -> None:
+    """It cannot be a key of the ledger; the image fails with an escaped name, the others are labelled."""
+    (settings.images / os.fsdecode(b"caf\xe9.png")).write_bytes((settings.images / "a/1.png").read_bytes())
+    summary = run(settings)
+    assert (summary.labelled, summary.failed) == (3, 1)
+    assert "rename it" in (settings.out / "failed.txt").read_text("utf-8")
+
+
+def test_the_label_of_an_item_that_failed_later_is_not_used(settings: LabelSettings) -> None:
+    """Once an image was replaced by one that cannot be read, its old label is none of the run's labels."""
+    run(settings)
+    (settings.images / "a/1.png").write_text("no image")
+    run(settings)
+    assert (settings.out / "labels/a/1.png").exists()
+    assert sorted(list_labels(settings.out)) == ["a/2", "b/3"]
+
+
+def test_failures_are_listed_in_a_file_as_long_as_there_are_any(settings: LabelSettings) -> None:
+    """One reason a line, also of images refused; a failure whose image is gone is forgotten; none, no file."""
+    failed = settings.out / "failed.txt"
+    run(settings)
+    assert not failed.exists()
+    (settings.images / "text.png").write_text("no image")
+    (settings.images / "a/1.jpg").write_text("a second image of this name")
+    run(settings)
+    lines = failed.read_text("utf-8").splitlines()
+    assert len(lines) == 3
+    assert sum("rename all but one" in line for line in lines) == 2
+    (settings.images / "a/1.jpg").unlink()
+    run(settings)
+    assert len(failed.read_text("utf-8").splitlines()) == 1
+    (settings.images / "text.png").unlink()
+    run(settings)
+    assert not failed.exists()
+    with Ledger(settings.out / "ledger.sqlite", read_only=True) as ledger:
+        assert [e.status for e in ledger] == ["done"] * 3
+
+
+def test_of_a_schema_the_class_names_alone_decide(settings: LabelSettings) -> None:
+    """A teacher whose classes go by another schema's name goes on where the run was; other class names are refused."""
+    run(settings)
+    other = settings.out.parent / "other.pt"
+    content = torch.load(settings.teacher, weights_only=True)
+    content["schema"]["name"] = "other"
+    torch.save(content, other)
+    assert run(settings, teacher=str(other)).skipped == 3
+    content["schema"]["classes"][0]["name"] = "my road"
+    torch.save(content, other)
+    with pytest.raises(ForeignSettingsError, match=r"classes: .*'road'.* -> .*'my road'"):
+        run(settings, teacher=str(other))
 
 
 def test_other_settings_are_refused_with_what_differs(settings: LabelSettings) -> None:
@@ -209,8 +331,8 @@ def test_leaving_in_the_middle_records_what_was_made(settings: LabelSettings) ->
     ("changes", "says"),
     [
         ({"threshold": 1.0}, "threshold"),
-        ({"scales": (0.5, 2.0)}, r"must contain 1\.0"),
-        ({"scales": (1.0, 1.0)}, "each once"),
+        ({"scales": (0.5, 2.0)}, r"1\.0 must be among"),
+        ({"scales": (1.0, 1.0)}, "only once"),
         ({"batch": 0}, "batch"),
         ({"colour": 1}, "colour"),
     ],

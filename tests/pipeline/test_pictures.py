@@ -1,9 +1,9 @@
-"""Pictures: the classes' colours where they belong, the image where nothing is labelled, and sheets that fit."""
+"""Pictures: the classes' colours where they belong, and sheets that fit."""
 
 import numpy as np
 import pytest
 
-from pipeline.pictures import HATCH, IGNORED, PAPER, contact_sheet, overlay, paint_label
+from pipeline.pictures import HATCH, IGNORED, PAPER, contact_sheet, paint_label
 from storage.errors import SettingsError, ShapeError
 from storage.schema import IGNORE, ClassSchema
 
@@ -16,28 +16,6 @@ def test_labels_take_their_classes_colours(schema: ClassSchema) -> None:
     picture = paint_label(LABEL, schema)
     assert np.array_equal(picture[LABEL != IGNORE], schema.palette[LABEL[LABEL != IGNORE]])
     assert set(map(tuple, picture[LABEL == IGNORE].tolist())) == {IGNORED, HATCH}
-
-
-def test_an_overlay_shows_the_image_where_nothing_is_labelled(schema: ClassSchema) -> None:
-    """Ignored pixels are the image's own; labelled ones lie between image and colour."""
-    picture = overlay(IMAGE, LABEL, schema, 0.5)
-    assert (picture[LABEL == IGNORE] == 200).all()
-    assert picture[0, 0].tolist() == [164, 132, 164]
-
-
-def test_an_overlay_goes_from_image_to_label(schema: ClassSchema) -> None:
-    """With alpha 0 the overlay is the image, with alpha 1 it is the colours."""
-    labelled = LABEL != IGNORE
-    assert np.array_equal(overlay(IMAGE, LABEL, schema, 0.0), IMAGE)
-    assert np.array_equal(overlay(IMAGE, LABEL, schema, 1.0)[labelled], schema.palette[LABEL][labelled])
-
-
-def test_an_overlay_refuses_what_does_not_fit(schema: ClassSchema) -> None:
-    """A label of another size, or an alpha outside 0..1, is an error."""
-    with pytest.raises(ShapeError, match="one size"):
-        overlay(IMAGE, LABEL[:4], schema)
-    with pytest.raises(SettingsError, match="alpha"):
-        overlay(IMAGE, LABEL, schema, 1.5)
 
 
 @pytest.mark.parametrize("zoom", [1, 3])

@@ -199,7 +199,7 @@ def test_class_uniform_crops_contain_their_class(tmp_path: Path, schema: ClassSc
     label[50:54, 70:74] = 1
     crops = dataset(make_samples(tmp_path, [label]), schema, class_uniform=1.0)
     having = [bool((crops[i][1] == 1).any()) for i in range(len(crops))]  # type: ignore[index] # none is an error
-    assert np.mean(having) > 0.3  # half of the draws, where one in twenty random crops would have it
+    assert np.mean(having) > 0.45  # half of the draws are for it, and one in twenty of the others has it as well
 
 
 def test_damaged_image_is_handed_on_as_an_error(tmp_path: Path, schema: ClassSchema) -> None:

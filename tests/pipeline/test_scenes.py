@@ -9,7 +9,7 @@ from PIL import Image
 
 from pipeline import scene_things
 from pipeline.scenes import _HURRY, SCHEMA, SPLITS, Scene, generate_scene, write_scene_set
-from storage.errors import SettingsError
+from storage.errors import SettingsError, WorkspaceError
 from storage.label_png import read_label_png
 from storage.layouts import list_images, list_labels
 from storage.schema import IGNORE, load_schema
@@ -141,3 +141,10 @@ def test_negative_counts_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="train_extra"):
         list(write_scene_set(tmp_path, 0, (1, -1, 1), SIZE))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """A file in the way of the folder is a workspace error with the folder's path."""
+    (tmp_path / "file").touch()
+    with pytest.raises(WorkspaceError, match="file/set/images/train"):
+        list(write_scene_set(tmp_path / "file" / "set", 0, (1, 1, 1), SIZE))

@@ -1,6 +1,7 @@
 """Training from end to end, on images that are small enough to take seconds."""
 
 import json
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -25,6 +26,7 @@ from storage.errors import (
     MissingFileError,
     SchemaError,
     SettingsError,
+    TrainingError,
     WorkspaceError,
 )
 from storage.workspace import Workspace
@@ -216,7 +218,6 @@ def test_seed_matters_and_the_callers_random_numbers_do_not(data: Path) -> None:
         {"fine_share": 0.25},
         {"crop": (40, 32)},
         {"precision": "bf16"},
-        {"scales": (0.5, 1.0)},
     ],
 )
 def test_other_settings_are_refused_with_what_differs(data: Path, change: dict[str, Any]) -> None:
@@ -232,14 +233,59 @@ def test_other_labels_are_refused(data: Path) -> None:
     """A run whose labels were changed since is refused: its result would be of neither."""
     run(settings_for(data, steps=1))
     write_set(data, "fine", 4, ignore=0.5)
-    with pytest.raises(ForeignSettingsError, match="digest_of_labels"):
+    with pytest.raises(ForeignSettingsError, match="samples"):
         run(settings_for(data, steps=1))
 
 
-def test_what_does_not_decide_the_result_may_change(data: Path) -> None:
-    """A run may go on with other reading processes and other saving points."""
-    run(settings_for(data, steps=2))
-    run(settings_for(data, steps=2, workers=1, checkpoint_every=1))
+def test_renamed_classes_are_refused(data: Path) -> None:
+    """A class file that was changed since means other settings, though its path is the same."""
+    run(settings_for(data, steps=1))
+    (data / "classes.json").write_text(json.dumps(CLASSES).replace("red", "crimson"))
+    with pytest.raises(ForeignSettingsError, match=r"classes: .*red.*crimson"):
+        run(settings_for(data, steps=1))
+
+
+def test_what_does_not_decide_the_result_may_change(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run may go on with other reading processes, other saving points, and other names of the same folders."""
+    first, _ = run(settings_for(data, steps=2))
+    written = first.checkpoint.stat().st_mtime_ns
+    monkeypatch.chdir(data)
+    shutil.copy(data / "classes.json", data / "same.json")
+    changes = {"fine_images": Path("fine_images"), "classes": "same.json", "workers": 1, "checkpoint_every": 1}
+    run(settings_for(data, steps=2, **changes))
+    assert first.checkpoint.stat().st_mtime_ns == written
+
+
+def test_finished_run_is_validated_anew_where_asked_otherwise(data: Path) -> None:
+    """Validation may be added to a finished run, or changed, without training again."""
+    without, _ = run(settings_for(data, steps=2))
+    assert without.scores is None
+    validation = {"val_images": data / "val_images", "val_labels": data / "val_labels"}
+    added, steps = run(settings_for(data, steps=2, **validation))
+    assert added.scores is not None
+    assert not [s for s in steps if s.loss is not None]
+    other, _ = run(settings_for(data, steps=2, scales=(0.5, 1.0), **validation))
+    assert other.scores != added.scores
+    (data / "out/metrics.json").write_text("torn {")
+    assert run(settings_for(data, steps=2, scales=(0.5, 1.0), **validation))[0].scores == other.scores
+
+
+def test_state_is_saved_after_a_time_even_before_its_step(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop costs little where steps are slow: a state is saved with the log once enough time has passed."""
+    monkeypatch.setattr("pipeline.training.SAVE_SECONDS", 0)
+    monkeypatch.setattr("pipeline.training.LOG_EVERY", 2)
+    for progress in train(settings_for(data, steps=8, checkpoint_every=8)):
+        if progress.done == 5 and progress.phase == "training":
+            break
+    _, steps = run(settings_for(data, steps=8, checkpoint_every=8))
+    assert any("goes on at step 4 of 8" in s.message for s in steps)
+
+
+def test_log_that_cannot_be_written_is_one_clear_error(data: Path) -> None:
+    """A folder in the log's place stops the run with a message that names it."""
+    (data / "out/log.jsonl").mkdir(parents=True)
+    with pytest.raises(WorkspaceError, match=r"log\.jsonl"):
+        run(settings_for(data))
 
 
 def test_auto_labels_are_learned_from_and_gaps_are_said(data: Path) -> None:
@@ -320,7 +366,7 @@ def test_divergence_is_said(data: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(
         "pipeline.training_step.training_loss", lambda prediction, _: prediction.joint.sum() * float("nan")
     )
-    with pytest.raises(SettingsError, match=r"the loss is nan at step 3: .*lower the learning rate"):
+    with pytest.raises(TrainingError, match=r"the loss is nan at step 3: .*lower the learning rate"):
         run(settings_for(data))
     assert not (data / "out/training_state.pt").exists()
 
@@ -391,7 +437,7 @@ def test_damaged_state_and_folder_in_use_are_said(data: Path) -> None:
         ({"steps": 0}, "steps: .*greater than or equal to 1"),
         ({"crop": (16, 64)}, "crop.0: .*greater than or equal to 32"),
         ({"class_uniform": 1.5}, "class_uniform: .*less than or equal to 1"),
-        ({"scales": (0.5,)}, "must contain 1.0"),
+        ({"scales": (0.5,)}, "1.0 must be among"),
         ({"stepz": 3}, "stepz: Extra inputs"),
         ({"network": "unet"}, "network: .*'deeplabv3plus'"),
     ],

@@ -1,10 +1,11 @@
 """Bytes: the mission's arithmetic, and what a folder really takes."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from storage.budget import estimate_label_bytes, free_bytes, measure_bytes
+from storage.budget import FolderBytes, estimate_label_bytes, free_bytes, measure_bytes
 from storage.errors import MissingFileError
 
 
@@ -32,6 +33,24 @@ def test_only_labels_count_as_labels(tmp_path: Path) -> None:
     assert (run.labels, run.label_bytes, run.total_bytes) == (1, 5, 9)
     folder = measure_bytes(tmp_path / "labels")
     assert (folder.labels, folder.label_bytes, folder.total_bytes) == (1, 5, 5)
+
+
+def test_a_run_at_work_is_measured_without_what_is_not_there_yet_or_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files still being written do not count, and one that goes while it is looked at is passed over."""
+    for name in ("labels/x.png", ".partial/.y.partial", "ledger.sqlite", "ledger.sqlite-journal"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"123")
+    real = Path.lstat
+
+    def lstat(self: Path) -> os.stat_result:
+        if self.name == "ledger.sqlite-journal":
+            self.unlink()
+        return real(self)
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+    assert measure_bytes(tmp_path) == FolderBytes(labels=1, label_bytes=3, total_bytes=6)
 
 
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:

@@ -43,6 +43,20 @@ def test_equal_labels_give_equal_bytes_and_provenance_is_read_back(tmp_path: Pat
     assert read_provenance(tmp_path / "a.png") == provenance
 
 
+def test_provenance_of_other_files_is_empty_and_of_torn_ones_an_error(tmp_path: Path, rng: np.random.Generator) -> None:
+    """A PNG of any kind says nothing; what is no whole PNG is a label error; a missing file stays one."""
+    Image.new("RGB", (9, 9)).save(tmp_path / "rgb.png")
+    assert read_provenance(tmp_path / "rgb.png") == {}
+    noise = rng.integers(0, 2, (40, 40), np.uint8)
+    whole = encode_label_png(LabelMap(noise, 2), {"settings": "abc"})
+    for content in (b"", b"no image", whole[:40], whole[:-200]):
+        (tmp_path / "torn.png").write_bytes(content)
+        with pytest.raises(LabelError, match=r"torn\.png"):
+            read_provenance(tmp_path / "torn.png")
+    with pytest.raises(FileNotFoundError):
+        read_provenance(tmp_path / "gone.png")
+
+
 def test_large_provenance_is_refused() -> None:
     """A label stays small: text that would outgrow it is an error."""
     with pytest.raises(LabelError, match="at most 4096"):
@@ -61,6 +75,16 @@ def test_source_ids_are_mapped(tmp_path: Path, schema: ClassSchema) -> None:
     """With ids=source, known ids become indices and all others ignore."""
     Image.fromarray(np.array([[7, 17], [23, 4]], np.uint8)).save(tmp_path / "s.png")
     assert read_label_png(tmp_path / "s.png", schema, "source").values.tolist() == [[0, 1], [2, 255]]
+
+
+def test_source_ids_that_the_schema_does_not_know_are_counted(tmp_path: Path, schema: ClassSchema) -> None:
+    """Unknown ids become ignore and are counted; 255, classes and ids that are ignored on purpose are known."""
+    Image.fromarray(np.array([[7, 4, 4], [1, 255, 254]], np.uint8)).save(tmp_path / "s.png")
+    label = read_label_png(tmp_path / "s.png", schema, "source")
+    assert label.values.tolist() == [[0, 255, 255], [255, 255, 255]]
+    assert label.unknown == 3
+    Image.fromarray(np.array([[0, 255]], np.uint8)).save(tmp_path / "c.png")
+    assert read_label_png(tmp_path / "c.png", schema).unknown == 0
 
 
 def test_an_illegal_value_names_the_file(tmp_path: Path, schema: ClassSchema) -> None:

@@ -1,11 +1,14 @@
 """Layouts: which images there are, what their keys are, and which label belongs to which."""
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from storage.errors import LayoutError, MissingFileError
 from storage.layouts import list_images, list_labels, pairing_key
+from storage.ledger import Entry, Ledger
 
 
 def touch(root: Path, *names: str) -> None:
@@ -32,8 +35,21 @@ def test_images_that_share_a_stem_are_ambiguous_and_others_stay(tmp_path: Path) 
     touch(tmp_path, "a.jpg", "a.png", "b.png")
     listing = list_images(tmp_path)
     assert [i.key for i in listing.items] == ["b"]
-    assert [name for name, _ in listing.ambiguous] == ["a.jpg", "a.png"]
-    assert "rename all but one" in listing.ambiguous[0][1]
+    assert [name for name, _ in listing.problems] == ["a.jpg", "a.png"]
+    assert "rename all but one" in listing.problems[0][1]
+    assert listing.keys == {"a.jpg", "a.png", "b"}
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file system has UTF-8 names only")
+def test_a_name_that_is_not_utf8_is_a_problem_and_others_stay(tmp_path: Path) -> None:
+    """Such a name can be neither a key nor printed: the image is reported by an escaped name, the rest is listed."""
+    touch(tmp_path, "b.png", os.fsdecode(b"caf\xe9.png"))
+    listing = list_images(tmp_path)
+    assert [i.key for i in listing.items] == ["b"]
+    ((name, reason),) = listing.problems
+    assert name == r"'caf\udce9.png'"
+    assert "rename it" in reason
+    reason.encode()
 
 
 def test_an_output_folder_inside_is_left_out(tmp_path: Path) -> None:
@@ -83,11 +99,31 @@ def test_fine_and_coarse_in_one_root_must_be_told_apart(tmp_path: Path) -> None:
         list_labels(tmp_path, "cityscapes")
 
 
-def test_a_run_is_a_label_folder_of_class_indices(tmp_path: Path) -> None:
-    """What `label --out` made can stand wherever a label folder can, whatever the layout and ids say."""
-    touch(tmp_path, "labels/a/x_leftImg8bit.png", "ledger.sqlite")
-    labels = list_labels(tmp_path, "cityscapes", "source")
-    assert labels["a/x"].ids == "class"
+@pytest.mark.parametrize("named", [".", "labels"])
+def test_a_run_is_a_label_folder_of_class_indices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str) -> None:
+    """What `label --out` made, or the labels in it, are class indices, whatever the layout and ids say."""
+    touch(tmp_path, "labels/a/x_leftImg8bit.png")
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        ledger.commit([Entry(key="a/x_leftImg8bit", status="done", settings_digest="d")])
+    assert list_labels(tmp_path / named, "cityscapes", "source")["a/x"].ids == "class"
+    monkeypatch.chdir(tmp_path / named)
+    assert list_labels(Path(), "cityscapes", "source")["a/x"].ids == "class"
+
+
+@pytest.mark.parametrize("named", [".", "labels"])
+def test_only_what_is_done_is_a_label_of_a_run(tmp_path: Path, named: str) -> None:
+    """A label that a failed item left behind, or that no entry speaks of, is not used."""
+    touch(tmp_path, "labels/a.png", "labels/b.png", "labels/c.png")
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        ledger.commit([Entry(key="a", status="done", settings_digest="d")])
+        ledger.commit([Entry(key="b", status="failed", settings_digest="d", reason="torn")])
+    assert list(list_labels(tmp_path / named)) == ["a"]
+
+
+def test_a_folder_named_labels_is_a_run_s_only_beside_a_ledger(tmp_path: Path) -> None:
+    """Anybody's labels/ is read as it is asked for."""
+    touch(tmp_path, "labels/a.png")
+    assert list_labels(tmp_path / "labels", ids="source")["a"].ids == "source"
 
 
 def test_a_label_folder_without_labels_says_what_was_looked_for(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from storage.errors import WorkspaceError
-from storage.ledger import Entry, Ledger, file_digest, label_agrees
+from storage.ledger import Entry, Ledger, file_digest, image_agrees, label_agrees
 
 DONE = Entry(
     key="a/x", status="done", settings_digest="d", height=2, width=3, ignored=1, bytes=5, counts=(4, 1), seconds=0.5
@@ -36,6 +36,16 @@ def test_repeated_failures_are_counted_and_success_replaces_them(tmp_path: Path)
         ledger.commit([DONE])
         assert list(ledger) == [DONE]
         assert ledger.has_labels()
+
+
+def test_failures_of_what_is_no_longer_listed_are_forgotten(tmp_path: Path) -> None:
+    """Only failed entries whose key is not given go; what is done stays."""
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        ledger.commit([Entry(key=k, status="failed", settings_digest="d", reason="torn") for k in ("b", "c")])
+        ledger.commit([DONE])
+        ledger.forget_failures(frozenset({"c", "d"}))
+        assert [e.key for e in ledger] == ["a/x", "c"]
+        assert ledger.done_keys() == {"a/x"}
 
 
 def test_settings_are_remembered(tmp_path: Path) -> None:
@@ -75,3 +85,34 @@ def test_a_label_agrees_by_size_and_time_or_by_hash(tmp_path: Path) -> None:
     assert not label_agrees(entry, path)
     path.unlink()
     assert not label_agrees(entry, path)
+
+
+def test_an_image_agrees_by_the_same_rule(tmp_path: Path) -> None:
+    """Size first, then time, then the hash: an image that was replaced by one of its size is found out."""
+    path = tmp_path / "x.bmp"
+    path.write_bytes(b"12345")
+    entry = Entry(
+        key="x",
+        status="done",
+        settings_digest="d",
+        image_bytes=5,
+        image_modified_ns=path.stat().st_mtime_ns,
+        image_sha256=file_digest(path),
+    )
+    os.utime(path, ns=(1, 1))
+    assert image_agrees(entry, path)
+    path.write_bytes(b"12346")
+    os.utime(path, ns=(1, 1))
+    assert not image_agrees(entry, path)
+
+
+def test_what_cannot_be_looked_at_does_not_agree(tmp_path: Path) -> None:
+    """A folder, a link that leads nowhere or round in a circle, and a path through a file are no labels."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "dangling").symlink_to(tmp_path / "gone")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    (tmp_path / "file").touch()
+    entry = Entry(key="x", status="done", settings_digest="d", bytes=(tmp_path / "folder").stat().st_size)
+    for name in ("folder", "dangling", "circle", "file/x"):
+        assert not label_agrees(entry, tmp_path / name)
+        assert not image_agrees(entry, tmp_path / name)

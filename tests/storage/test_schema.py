@@ -66,6 +66,10 @@ def test_a_toml_file_is_read(tmp_path: Path) -> None:
         ('{"classes": [{"name": "a", "color": [1, 2]}]}', "red, green, blue"),
         ('{"classes": [{"name": "a", "source_ids": [1]}, {"name": "b", "source_ids": [1]}]}', "stands for both"),
         ('{"classes": [{"name": "a"}], "ignore": 0}', "ignore is 0"),
+        ('{"classes": [{"name": "a"}], "ignored_source_ids": 5}', "ignored_source_ids is 5"),
+        ('{"classes": [{"name": "a"}], "ignored_source_ids": ["z"]}', "expected a list of integers"),
+        ('{"classes": [{"name": "a"}], "ignored_source_ids": [true]}', "expected a list of integers"),
+        ('{"classes": [{"name": "a"}], "ignored_source_ids": [256]}', r"0\.\.255"),
         ('{"classes": []}', "1 to 255"),
         ("{", "cannot be parsed"),
     ],
@@ -91,6 +95,11 @@ def test_source_ids_become_indices_or_ignore_whatever_they_are(values: list[int]
     got = schema.to_indices(np.array(values, np.uint8), "source")
     assert ((got < 19) | (got == IGNORE)).all()
     assert all(schema.source_to_index[v] == g for v, g in zip(values, got, strict=True))
+
+
+def test_known_source_ids_are_classes_those_ignored_on_purpose_and_255(schema: ClassSchema) -> None:
+    """All other values of 0..255 are unknown."""
+    assert set(np.flatnonzero(~schema.unknown_source_ids)) == {7, 17, 18, 23, 0, 1, IGNORE}
 
 
 def test_an_illegal_class_index_is_an_error_that_says_source_ids(schema: ClassSchema) -> None:

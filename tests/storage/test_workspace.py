@@ -55,6 +55,13 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkey
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_the_longest_names_can_be_written(tmp_path: Path) -> None:
+    """A temporary name does not grow with the file's, which may be as long as the file system allows."""
+    path = tmp_path / ("x" * 251 + ".png")
+    write_atomically(path, b"x")
+    assert path.read_bytes() == b"x"
+
+
 def test_files_are_readable_like_any_other(tmp_path: Path) -> None:
     """A published file has the usual permissions, not those of a temporary file."""
     (tmp_path / "plain").touch()

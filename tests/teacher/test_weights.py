@@ -11,15 +11,10 @@ from torch import nn
 
 from storage.errors import CheckpointError, MissingFileError, SettingsError, WorkspaceError
 from storage.schema import ClassSchema, load_schema
-from teacher.checkpoint import (
-    load_checkpoint,
-    load_encoder_weights,
-    load_strictly,
-    read_state_dict,
-    save_checkpoint,
-    state_digest,
-)
+from teacher.checkpoint import load_checkpoint, save_checkpoint
+from teacher.encoder_weights import load_encoder_weights
 from teacher.networks.registry import NetworkSpec, build_network, default_spec
+from teacher.weights import load_strictly, read_state_dict, state_digest
 
 FillNetwork = Callable[[NetworkSpec], nn.Module]
 
@@ -174,7 +169,7 @@ def test_saved_checkpoint_comes_back(
 def test_failed_save_keeps_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, narrow_spec: NetworkSpec, schema: ClassSchema
 ) -> None:
-    """A write that fails half-way leaves the checkpoint that was there, and no temporary file."""
+    """A write that fails half-way leaves the checkpoint that was there, no temporary file, and says what to do."""
     path = tmp_path / "teacher.pt"
     network = build_network(narrow_spec)
     save_checkpoint(path, network, narrow_spec, schema, {"epoch": 1})
@@ -183,7 +178,7 @@ def test_failed_save_keeps_the_old_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(WorkspaceError, match="No space left"):
+    with pytest.raises(WorkspaceError, match="No space left on device; free some space"):
         save_checkpoint(path, network, narrow_spec, schema, {"epoch": 2})
     assert load_checkpoint(path).record == {"epoch": 1}
     assert list(tmp_path.iterdir()) == [path]
