@@ -28,8 +28,9 @@ def demo(*, out: Path, seed: int, as_json: bool) -> None:
     result = None
     with Stages() as stages:
         for progress in run_demo(DemoSettings.checked(out=out, seed=seed)):
-            stages.show(progress.stage, progress.done, progress.total, progress.note, progress.unit)
             result = progress.result
+            if result is None:
+                stages.show(progress.stage, progress.done, progress.total, progress.note, progress.unit)
     assert result is not None, "the last progress has the result"
     _print_table(result, console)
     console.say(f"\nin {out}: labels.png (image | coarse | auto | truth), summary.json, auto/labels, students/")
