@@ -50,3 +50,11 @@ class WorkspaceError(AutocoarseError, OSError):
 
 class ForeignSettingsError(AutocoarseError, ValueError):
     """The output folder holds work made with other settings."""
+
+
+class LeakError(AutocoarseError, ValueError):
+    """A network was to be judged on images that it was trained on."""
+
+
+class WorkerError(AutocoarseError, RuntimeError):
+    """A process that works with others has died."""

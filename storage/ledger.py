@@ -6,11 +6,11 @@ It does not look at the files that its entries speak of, save to compare an entr
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from storage.errors import WorkspaceError
 
@@ -26,6 +26,7 @@ CREATE TABLE IF NOT EXISTS entries (
     modified_ns INTEGER NOT NULL, sha256 TEXT NOT NULL, counts TEXT NOT NULL, seconds REAL NOT NULL,
     attempts INTEGER NOT NULL, reason TEXT NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
 
@@ -116,8 +117,12 @@ class Ledger:
         with self._connection:
             self._connection.execute("INSERT OR REPLACE INTO run VALUES ('settings', ?)", (json.dumps(settings),))
 
-    def commit(self, entries: Iterable[Entry]) -> None:
+    def commit(self, entries: Iterable[Entry], notes: Mapping[str, Mapping[str, object]] | None = None) -> None:
         """Record entries, durably and together; a failed item's attempts are counted up.
+
+        Args:
+            entries: what became of items.
+            notes: by key, what a job remembers of an item beyond its entry; plain values, as in JSON.
 
         Raises:
             WorkspaceError: the disk is full.
@@ -129,6 +134,8 @@ class Ledger:
                     again = entry.status == "failed" and before is not None and before.status == "failed"
                     attempts = before.attempts + 1 if before is not None and again else 1
                     self._connection.execute(_INSERT, _to_row(replace(entry, attempts=attempts)))
+                written = [(key, json.dumps(note)) for key, note in (notes or {}).items()]
+                self._connection.executemany("INSERT OR REPLACE INTO notes VALUES (?, ?)", written)
         except sqlite3.Error as error:
             raise WorkspaceError(
                 f"cannot write the ledger {self.path}: {error}; no label is lost, run the same command again"
@@ -138,6 +145,11 @@ class Ledger:
         """The entry of an item, if there is one."""
         row = self._connection.execute("SELECT * FROM entries WHERE key = ?", (key,)).fetchone()
         return None if row is None else _from_row(row)
+
+    def note(self, key: str) -> dict[str, Any] | None:
+        """What was last noted of an item, if anything was."""
+        row = self._connection.execute("SELECT value FROM notes WHERE key = ?", (key,)).fetchone()
+        return None if row is None else json.loads(row[0])
 
     def has_labels(self) -> bool:
         """Whether any item is done."""
@@ -181,15 +193,16 @@ def label_agrees(entry: Entry, path: Path) -> bool:
 
     A run that was copied to another disk has other times; it is not labelled again for that.
     """
-    return _agrees(path, entry.bytes, entry.modified_ns, entry.sha256)
+    return file_agrees(path, entry.bytes, entry.modified_ns, entry.sha256)
 
 
 def image_agrees(entry: Entry, path: Path) -> bool:
     """Whether an image is the one that its entry was made from, by the same rule."""
-    return _agrees(path, entry.image_bytes, entry.image_modified_ns, entry.image_sha256)
+    return file_agrees(path, entry.image_bytes, entry.image_modified_ns, entry.image_sha256)
 
 
-def _agrees(path: Path, size: int, modified_ns: int, digest: str) -> bool:
+def file_agrees(path: Path, size: int, modified_ns: int, digest: str) -> bool:
+    """Whether a file is the one that was recorded, by the same rule."""
     try:
         found = path.stat()
         return found.st_size == size and (found.st_mtime_ns == modified_ns or file_digest(path) == digest)
