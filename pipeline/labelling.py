@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from pipeline.decoding import Decoded, group_by_size, read_ahead
 from pipeline.plan import Plan, make_plan
-from pipeline.settings import LabelSettings, settings_difference, settings_digest
-from storage.errors import ForeignSettingsError, ImageError
+from pipeline.run_folder import claim, list_failures, refuse_strangers
+from pipeline.settings import LabelSettings, settings_digest
+from storage.errors import ImageError
 from storage.label_map import LabelMap
 from storage.label_png import encode_label_png
 from storage.layouts import list_images
@@ -87,16 +88,6 @@ def _decisive_settings(settings: LabelSettings, teacher: Teacher) -> dict[str, o
     }
 
 
-def _refuse_strangers(workspace: Workspace) -> None:
-    """Never write over labels that no ledger speaks of: they may be a human's."""
-    stranger = next(workspace.labels.rglob("*.png"), None)
-    if stranger is not None and not workspace.ledger.exists():
-        raise ForeignSettingsError(
-            f"{workspace.labels} holds labels such as {stranger.name}, and no ledger.sqlite says that they are a "
-            f"run's; choose another --out"
-        )
-
-
 class LabelRun:
     """A labelling run: opened, planned, then iterated for its entries.
 
@@ -123,14 +114,14 @@ class LabelRun:
             stack.callback(lock.release)
             self.workspace.prepare()
             stack.callback(self.workspace.tidy)
-            _refuse_strangers(self.workspace)
+            refuse_strangers(self.workspace)
             self.teacher: Teacher = load_teacher(
                 settings.teacher, settings.weights, schema=schema, device=settings.device, precision=settings.precision
             )
             self.decisive = _decisive_settings(settings, self.teacher)
             self.digest = settings_digest(self.decisive)
             self.ledger = stack.enter_context(Ledger(self.workspace.ledger))
-            self._claim()
+            claim(self.workspace, self.ledger, self.ledger.settings, self.decisive, settings, "label")
             self.ledger.forget_failures(listing.keys)
             self.plan = make_plan(listing, self.ledger, self.workspace, self.digest)
             self.summary = LabelSummary(total=self.plan.total, skipped=len(self.plan.done))
@@ -150,17 +141,6 @@ class LabelRun:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-
-    def _claim(self) -> None:
-        before = self.ledger.settings
-        if before is not None and before != self.decisive and self.ledger.has_labels():
-            raise ForeignSettingsError(
-                f"{self.settings.out} holds labels made with other settings:\n"
-                f"{settings_difference(before, self.decisive)}\n"
-                f"choose another --out, or repeat the settings that are there"
-            )
-        self.ledger.claim(self.decisive)
-        self.settings.write(self.workspace.settings, "label")
 
     def __iter__(self) -> Iterator[Entry]:
         """Do the work; yields the entry of every item that was to do, once it is in the ledger.
@@ -184,14 +164,7 @@ class LabelRun:
                 # reached with work left only after an error or Ctrl-C: what was labelled is recorded all the same
                 decoders.shutdown(cancel_futures=True)
                 self._commit([f.result() for f in writing if f.exception() is None])
-                self._list_failures()
-
-    def _list_failures(self) -> None:
-        reasons = [" ".join(e.reason.split()) for e in self.ledger if e.status == "failed"]
-        if reasons:
-            self.workspace.publish(self.workspace.failures, "".join(f"{r}\n" for r in reasons).encode())
-        else:
-            self.workspace.failures.unlink(missing_ok=True)
+                list_failures(self.workspace, self.ledger)
 
     def _record(self, writing: deque[Future[Entry]], keep: int) -> list[Entry]:
         """Commit what has been written, from the queue's head; wait for as many as are over `keep`."""

@@ -6,10 +6,9 @@ A label that this run did not make is never replaced: its item is refused.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from storage.errors import LabelError, WorkspaceError
-from storage.label_png import read_provenance
+from pipeline.run_folder import reason_to_keep
+from storage.errors import WorkspaceError
 from storage.layouts import Item, Listing
 from storage.ledger import Entry, Ledger, image_agrees, label_agrees
 from storage.workspace import Workspace
@@ -63,20 +62,8 @@ def make_plan(listing: Listing, ledger: Ledger, workspace: Workspace, digest: st
             and label_agrees(entry, label)
         ):
             done.append(entry)
-        elif reason := _reason_to_keep(label, digest):
+        elif reason := reason_to_keep(label, digest, "the image labelled"):
             refused.append((item.key, reason))
         else:
             to_do.append(item)
     return Plan(tuple(to_do), tuple(done), tuple(refused))
-
-
-def _reason_to_keep(label: Path, digest: str) -> str:
-    """Why what lies in a label's place must not be replaced; empty where nothing, a torn file or our own lies there."""
-    try:
-        if read_provenance(label).get("settings") == digest:
-            return ""
-    except (FileNotFoundError, LabelError):
-        return ""
-    except OSError as error:
-        return f"{label}: cannot be read: {error.strerror}; move it away to have the image labelled"
-    return f"{label} was not made by this run; move it away to have the image labelled"

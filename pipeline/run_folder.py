@@ -1,0 +1,89 @@
+"""What all runs that write labels do with their folder: never take another's, never replace a human's, list failures.
+
+Which labels are made, and how, is in `labelling` and `merging`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.settings import Settings, settings_difference
+from storage.errors import ForeignSettingsError, LabelError
+from storage.label_png import read_provenance
+from storage.ledger import Ledger
+from storage.workspace import Workspace
+
+
+def refuse_strangers(workspace: Workspace) -> None:
+    """Never write over labels that no ledger speaks of: they may be a human's.
+
+    Raises:
+        ForeignSettingsError: there are such labels.
+    """
+    stranger = next(workspace.labels.rglob("*.png"), None)
+    if stranger is not None and not workspace.ledger.exists():
+        raise ForeignSettingsError(
+            f"{workspace.labels} holds labels such as {stranger.name}, and no ledger.sqlite says that they are a "
+            f"run's; choose another --out"
+        )
+
+
+def claim(
+    workspace: Workspace,
+    ledger: Ledger,
+    before: Mapping[str, object] | None,
+    decisive: dict[str, object],
+    settings: Settings,
+    table: str,
+) -> None:
+    """Take a folder for a run's settings, unless it holds labels of others.
+
+    Args:
+        workspace: the folder.
+        ledger: its ledger.
+        before: the decisive settings of the run that the folder holds; None or empty where it holds none.
+        decisive: those of this run.
+        settings: all of them, which are written into the folder.
+        table: the command, for the settings file.
+
+    Raises:
+        ForeignSettingsError: the folder holds labels of other settings; the message shows the difference.
+        WorkspaceError: the folder cannot be written.
+    """
+    if before and before != decisive and ledger.has_labels():
+        raise ForeignSettingsError(
+            f"{workspace.root} holds labels made with other settings:\n{settings_difference(before, decisive)}\n"
+            f"choose another --out, or repeat the settings that are there"
+        )
+    ledger.claim(decisive)
+    settings.write(workspace.settings, table)
+
+
+def reason_to_keep(label: Path, digest: str, work: str) -> str:
+    """Why what lies in a label's place must not be replaced; empty where nothing, a torn file or our own lies there.
+
+    Args:
+        label: the place.
+        digest: of this run's decisive settings.
+        work: what is to be done there, for the message: "the image labelled".
+    """
+    try:
+        if read_provenance(label).get("settings") == digest:
+            return ""
+    except (FileNotFoundError, LabelError):
+        return ""
+    except OSError as error:
+        return f"{label}: cannot be read: {error.strerror}; move it away to have {work}"
+    return f"{label} was not made by this run; move it away to have {work}"
+
+
+def list_failures(workspace: Workspace, ledger: Ledger) -> None:
+    """Write the reason of each failed item, one a line; no file where nothing failed.
+
+    Raises:
+        WorkspaceError: the file cannot be written.
+    """
+    reasons = [" ".join(entry.reason.split()) for entry in ledger if entry.status == "failed"]
+    if reasons:
+        workspace.publish(workspace.failures, "".join(f"{reason}\n" for reason in reasons).encode())
+    else:
+        workspace.failures.unlink(missing_ok=True)
