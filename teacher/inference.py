@@ -6,7 +6,7 @@ Reads no images and writes no labels. Memory is bounded by the caller, who choos
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -65,6 +65,7 @@ class Teacher:
         schema: what its classes are.
         device: "cpu", "cuda", "cuda:N" or "auto".
         precision: of the network alone; resizing, fusion and decision are always float32.
+        trained_on: the images that the network was trained on, sha256 of the file -> key; empty where not known.
 
     Raises:
         SettingsError: unknown or absent device, unknown precision, or schema and network differ in classes.
@@ -77,6 +78,7 @@ class Teacher:
         schema: ClassSchema,
         device: str = "cpu",
         precision: Precision = "fp32",
+        trained_on: Mapping[str, str] | None = None,
     ) -> None:
         if precision not in get_args(Precision):
             raise SettingsError(f"precision is {precision!r}, expected one of {', '.join(get_args(Precision))}")
@@ -86,6 +88,7 @@ class Teacher:
         self.schema = schema
         self.device = find_device(device)
         self.precision = precision
+        self.trained_on = dict(trained_on or {})
         self.digest = _digest(network, spec)
         # On the CPU channels last took about a third less processor time for both networks, within the same tolerances.
         self._layout = torch.channels_last if self.device.type == "cpu" else torch.contiguous_format
@@ -224,7 +227,7 @@ def load_teacher(
         )
     network = build_network(checkpoint.spec)
     load_strictly(network, checkpoint.state_dict, str(path))
-    return Teacher(network, checkpoint.spec, checkpoint.schema, device, precision)
+    return Teacher(network, checkpoint.spec, checkpoint.schema, device, precision, checkpoint.record.get("images"))
 
 
 def _named_teacher(

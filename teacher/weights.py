@@ -90,7 +90,7 @@ def state_dict_of(content: Mapping[str, Any], path: Path) -> StateDict:
     if foreign or not weights:
         raise CheckpointError(
             f'{path}: no weights found in it. Expected tensors by name, flat or under "state_dict"; '
-            f"got {_first(sorted(content)) or 'nothing'}"
+            f"got {list_some(sorted(content)) or 'nothing'}"
         )
     prefix = "module." if all(name.startswith("module.") for name in weights) else ""
     return {name.removeprefix(prefix): value for name, value in weights.items()}
@@ -123,13 +123,13 @@ def load_strictly(network: nn.Module, state_dict: StateDict, where: str) -> None
     common = [name for name in expected if name in state_dict]
     misshaped = [name for name in common if state_dict[name].shape != expected[name].shape]
     problems = [
-        f"{len(names)} {kind}: {_first(names)}"
+        f"{len(names)} {kind}: {list_some(names)}"
         for kind, names in (("missing", missing), ("unexpected", unexpected))
         if names
     ]
     if misshaped:
         shapes = [f"{n} {tuple(state_dict[n].shape)} instead of {tuple(expected[n].shape)}" for n in misshaped]
-        problems.append(f"{len(misshaped)} of another shape: {_first(shapes)}")
+        problems.append(f"{len(misshaped)} of another shape: {list_some(shapes)}")
     for name in CLASSIFIERS:
         if name in misshaped and state_dict[name].ndim and state_dict[name].shape[1:] == expected[name].shape[1:]:
             got, wanted = state_dict[name].shape[0], expected[name].shape[0]
@@ -142,7 +142,8 @@ def load_strictly(network: nn.Module, state_dict: StateDict, where: str) -> None
     network.load_state_dict(state_dict)
 
 
-def _first(names: Iterable[str]) -> str:
+def list_some(names: Iterable[str]) -> str:
+    """The first few names with commas between them, for a message; dots where there are more."""
     listed = list(names)
     return ", ".join(listed[:SHOWN]) + (", ..." if len(listed) > SHOWN else "")
 
