@@ -133,3 +133,11 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.2f} TB"
+
+
+def human_seconds(seconds: float) -> str:
+    """A time for people: 40 s, 12 min, 3.5 h, 2.1 days."""
+    for unit, length, next_one in (("s", 1, 120), ("min", 60, 7200), ("h", 3600, 2 * 86400)):
+        if seconds < next_one:
+            return f"{seconds / length:.0f} {unit}" if seconds >= 10 * length else f"{seconds / length:.1f} {unit}"
+    return f"{seconds / 86400:.1f} days"

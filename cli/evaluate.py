@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--checkpoint", type=FILE, help="A network to judge, with --images.")
 @click.option("--images", type=FOLDER, help="Images that the network labels.")
 @click.option("--scales", type=Numbers(), default="0.5,1,2", show_default=True, help="Must contain 1.")
+@click.option("--allow-training-images", is_flag=True, help="Judge a network also on images it was trained on.")
 @device_option
 @precision_option
 @click.option("--truth", type=FOLDER, required=True, help="Folder of the true labels.")
@@ -73,9 +74,11 @@ def _check_use(ctx: click.Context, options: dict[str, Any]) -> None:
     if options["checkpoint"] is not None and options["images"] is None:
         raise click.UsageError("--checkpoint needs --images, the images that it is to label", ctx)
     if options["labels"] is not None:
-        for name in ("images", "scales", "device", "precision"):
+        for name in ("images", "scales", "device", "precision", "allow_training_images"):
             if ctx.get_parameter_source(name) in (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP):
-                raise click.UsageError(f"--{name} is for --checkpoint; labels are judged as they are", ctx)
+                raise click.UsageError(
+                    f"--{name.replace('_', '-')} is for --checkpoint; labels are judged as they are", ctx
+                )
 
 
 def _start(options: dict[str, Any]) -> "Iterator[EvaluationProgress]":
@@ -92,7 +95,10 @@ def _start(options: dict[str, Any]) -> "Iterator[EvaluationProgress]":
     teacher = load_teacher(
         options["checkpoint"], schema=schema, device=options["device"], precision=options["precision"]
     )
-    return evaluate_network(teacher, options["images"], truth, options["scales"], layout, ids)
+    allowed = options["allow_training_images"]
+    return evaluate_network(
+        teacher, options["images"], truth, options["scales"], layout, ids, allow_training_images=allowed
+    )
 
 
 def _percent(share: float | None) -> str:

@@ -4,6 +4,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,19 @@ class Numbers(click.ParamType[tuple[float, ...]]):
             self.fail(f"{value!r} is no list of numbers; expected something like 0.5,1,2", param, ctx)
 
 
+class Names(click.ParamType[tuple[str, ...]]):
+    """Names with commas between them."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:  # noqa: ANN401
+        """Read "truck,bus" as ("truck", "bus")."""
+        names = tuple(str(v).strip() for v in (value.split(",") if isinstance(value, str) else value))
+        if not all(names):
+            self.fail(f"{value!r} is no list of names; expected something like truck,bus,train", param, ctx)
+        return names
+
+
 _CLASS_COUNT: click.ParamType[int] = click.IntRange(1, MAX_CLASSES)
 
 
@@ -72,6 +86,33 @@ class SchemaOrCount(click.ParamType[str | int]):
 FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 OUT = click.Path(path_type=Path, file_okay=False)
+OUT_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+_RECIPES = Path(str(resources.files("pipeline") / "recipes"))
+
+
+def recipe_names() -> tuple[str, ...]:
+    """Names of the settings that come with autocoarse."""
+    return tuple(sorted(path.stem for path in _RECIPES.glob("*.toml")))
+
+
+class SettingsFile(click.Path):
+    """A TOML file, or the name of one that comes with autocoarse; a file of that name wins."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, dir_okay=False, exists=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - as in the base
+        """Read "mapillary" as the path of the recipe."""
+        path = Path(value)
+        if path.is_file():
+            return super().convert(value, param, ctx)
+        if str(value) in recipe_names():
+            return _RECIPES / f"{value}.toml"
+        return self.fail(
+            f"{str(value)!r} is neither a TOML file nor one of the recipes {', '.join(recipe_names())}", param, ctx
+        )
 
 
 def _is_list(value: object, *kinds: type) -> bool:
@@ -83,6 +124,7 @@ _FORMS: tuple[tuple[type[click.ParamType[Any]], str, Callable[[Any], bool]], ...
     (click.types.BoolParamType, "true or false", lambda v: type(v) is bool),
     (click.types.IntParamType, "an integer", lambda v: type(v) is int),
     (click.types.FloatParamType, "a number", lambda v: type(v) in (int, float)),
+    (Names, 'names such as ["truck", "bus"] or "truck,bus"', lambda v: type(v) is str or _is_list(v, str)),
     (Numbers, 'numbers such as [0.5, 1, 2] or "0.5,1,2"', lambda v: type(v) is str or _is_list(v, int, float)),
     (
         PixelSize,
@@ -134,11 +176,15 @@ def _checked(table: dict[str, Any], command: click.Command, path: Path) -> dict[
 
 settings_option = click.option(
     "--settings",
-    type=FILE,
+    type=SettingsFile(),
+    metavar="FILE|NAME",
     is_eager=True,
     expose_value=False,
     callback=_read_settings,
-    help="TOML with a table per command, such as [label], that stands for these flags; flags win.",
+    help=(
+        "TOML with a table per command, such as [label], that stands for these flags; flags win. Or one that comes "
+        f"with autocoarse: {', '.join(recipe_names())}."
+    ),
 )
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Last line of stdout is one JSON object; the rest goes to stderr."

@@ -1,23 +1,17 @@
 """`autocoarse train`: train a student, or a teacher, on fine labels and whatever else there is."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli.console import Console, Stages
-from cli.options import (
-    FILE,
-    FOLDER,
-    OUT,
-    Numbers,
-    PixelSize,
-    device_option,
-    ids_option,
-    json_option,
-    layout_option,
-    precision_option,
-    settings_option,
-)
+from cli.options import FOLDER, OUT, OUT_FILE, Numbers, ids_option, json_option, layout_option, settings_option
+from cli.train_options import recipe_options
+from cli.training_view import TrainingView
+
+if TYPE_CHECKING:
+    from pipeline.training_progress import TrainProgress
+    from pipeline.training_settings import TrainSettings
 
 
 @click.command()
@@ -33,65 +27,71 @@ from cli.options import (
 @click.option("--classes", required=True, help="Class schema: cityscapes, camvid, ... or a file.")
 @layout_option
 @ids_option
-@click.option(
-    "--network",
-    type=click.Choice(["deeplabv3plus", "hrnet-ocr"]),
-    default="deeplabv3plus",
-    show_default=True,
-    help="What is trained.",
-)
-@click.option("--encoder", help="timm's name of the encoder of deeplabv3plus.  [default: tf_efficientnet_lite0]")
-@click.option("--encoder-weights", type=FILE, help="Its pretrained weights; random without. Nothing is downloaded.")
-@click.option("--steps", type=int, default=1000, show_default=True, help="Updates of the weights.")
-@click.option("--crop", type=PixelSize(), default="256x256", show_default=True, help="Pieces that are learned from.")
-@click.option("--batch", type=int, default=8, show_default=True, help="Crops a step.")
-@click.option("--learning-rate", type=float, default=1e-3, show_default=True, help="At its highest.")
-@click.option(
-    "--encoder-rate", type=float, default=0.3, show_default=True, help="Share of it for an encoder with weights."
-)
-@click.option("--class-uniform", type=float, default=0.5, show_default=True, help="Share of crops drawn by class.")
-@click.option(
-    "--fine-share",
-    type=float,
-    default=0.5,
-    show_default=True,
-    help="Share of crops from fine labels, if there are more.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Other start values, other crops.")
+@recipe_options
 @click.option("--scales", type=Numbers(), default="0.5,1,2", show_default=True, help="To evaluate at; must contain 1.")
-@precision_option
-@device_option
-@click.option(
-    "--workers", type=int, help="Processes that read and augment.  [default: one less than the processors, 1 to 8]"
-)
+@click.option("--validate-every", type=int, help="Steps between evaluations; the best is kept.  [default: at the end]")
+@click.option("--allow-training-images", is_flag=True, help="Evaluate also on images that are trained on.")
 @click.option("--checkpoint-every", type=int, default=200, show_default=True, help="Steps between two saved states.")
+@click.option("--keep", type=int, default=2, show_default=True, help="Saved states that are kept.")
+@click.option("--index", type=OUT_FILE, help="Keeps the labels' index; runs may share it.  [default: OUT/index.npz]")
+@click.option("--resume", is_flag=True, help="Only go on with a run; an error where there is none in OUT.")
+@click.option("--dry-run", is_flag=True, help="Check everything, print the plan, and stop before the first step.")
 @click.option("--out", type=OUT, required=True, help="Folder of the run; the network lands in OUT/checkpoint.pt.")
 @json_option
-def train(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validated by TrainSettings
+def train(*, as_json: bool, dry_run: bool, resume: bool, **options: Any) -> None:  # noqa: ANN401 - validated by TrainSettings
     """Train a network on fine labels, and on auto and coarse ones if given; ignored pixels (255) teach nothing.
 
-    Run the same command again to go on after a stop; the result is the same as without it.
+    Run the same command again to go on after a stop; the result is the same as without it. Several devices: --devices.
+    Several machines: the same command on each, started by torchrun or srun, with --nodes.
     """
-    from pipeline.training import train as train_network
     from pipeline.training_settings import TrainSettings
 
-    console = Console(as_json=as_json)
-    result = None
-    note = ""
+    settings = TrainSettings.checked(**options)
+    if resume:
+        _require_run(settings)
+    if dry_run:
+        _print_plan(settings, Console(as_json=as_json))
+    else:
+        _train(settings, Console(as_json=as_json))
+
+
+def _require_run(settings: "TrainSettings") -> None:
+    from pipeline.training_state import TrainingFolder
+    from storage.errors import MissingFileError
+
+    if not TrainingFolder(settings.out).has_state():
+        raise MissingFileError(
+            f"{settings.out} holds no state of a training run to go on with; leave out --resume to start one"
+        )
+
+
+def _print_plan(settings: "TrainSettings", console: Console) -> None:
+    from pipeline.training import dry_run
+
+    last: TrainProgress | None = None
     with Stages() as stages:
-        for progress in train_network(TrainSettings.checked(**options)):
+        view = TrainingView(console, stages)
+        for last in dry_run(settings):
+            view.show(last)
+    assert last is not None, "a dry run yields its plan"
+    assert last.plan is not None, "it comes last"
+    console.finish(last.plan.to_dict())
+
+
+def _train(settings: "TrainSettings", console: Console) -> None:
+    from pipeline.distributed import is_first_process
+    from pipeline.training import train as train_network
+
+    result = None
+    with Stages() as stages:
+        view = TrainingView(console, stages)
+        for progress in train_network(settings):
             result = progress.result
-            if progress.message:
-                console.say(progress.message)
-            if progress.warning:
-                console.warn(progress.warning)
-            if progress.loss is not None:
-                note = f"loss {progress.loss:.3f}, {progress.labelled:.0%} labelled"
-            if progress.phase != "finished":
-                unit = {"reading": "labels", "training": "steps", "validating": "images"}[progress.phase]
-                shown = note if progress.phase == "training" else ""
-                stages.show(progress.phase, progress.done, progress.total, shown, unit)
+            if is_first_process():
+                view.show(progress)
     assert result is not None, "the last progress has the result"
+    if not is_first_process():
+        return
     console.say(f"trained {result.steps} steps in {result.seconds:.0f} s: {result.checkpoint}")
     summary: dict[str, Any] = {
         "steps": result.steps,
@@ -101,4 +101,7 @@ def train(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validated
     if result.scores is not None:
         console.say(f"mIoU {result.scores.miou:.2%} on {result.scores.images} images; by class in metrics.json")
         summary["miou"] = result.scores.miou
+    if result.raw_scores is not None:
+        console.say(f"mIoU {result.raw_scores.miou:.2%} without averaging the weights")
+        summary["raw_miou"] = result.raw_scores.miou
     console.finish(summary)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.guard import refuse_trained_images
 from pipeline.samples import collect_samples, read_sample
 from storage.errors import LabelError, LayoutError
 from storage.label_map import LabelMap
@@ -181,8 +182,12 @@ def evaluate_network(
     scales: Sequence[float] = (0.5, 1.0, 2.0),
     layout: Layout = "folder",
     ids: Ids | None = None,
+    *,
+    threshold: float = 0,
+    part: tuple[int, int] = (0, 1),
+    allow_training_images: bool = False,
 ) -> Iterator[EvaluationProgress]:
-    """Judge a network's predictions, without a threshold, against a ground truth.
+    """Judge a network's predictions against a ground truth.
 
     Args:
         teacher: the network; its classes are those that the truth is read as.
@@ -191,6 +196,9 @@ def evaluate_network(
         scales: at which it predicts; 1.0 is among them.
         layout: how the folders lie on disk.
         ids: what the truth's values are.
+        threshold: only what it is surer of is a prediction, the rest an abstention; in [0, 1).
+        part: (n, m): judge only images n, n + m, n + 2m, ..., where m processes share the work.
+        allow_training_images: judge also on images that the network was trained on.
 
     Yields:
         Progress after each image.
@@ -198,20 +206,24 @@ def evaluate_network(
     Raises:
         MissingFileError: there is no such folder.
         LayoutError: no image has a truth.
+        LeakError: the network was trained on some of the images.
         ImageError, LabelError: an image or a truth cannot be read, or they differ in size.
-        SettingsError: the scales are not positive, come twice, or lack 1.0.
+        SettingsError: the scales are not positive, come twice, or lack 1.0; or the threshold is out of range.
     """
     collection = collect_samples(images, truth, "fine", layout, ids, partial=True)
+    if not allow_training_images:
+        refuse_trained_images(collection.samples, teacher.trained_on, "this network")
     schema = teacher.schema
+    samples = collection.samples[part[0] :: part[1]]
 
     def predict() -> Iterator[tuple[Counts, int]]:
-        for sample in collection.samples:
+        for sample in samples:
             image, target = read_sample(sample, schema)
-            (values,) = teacher.label([image], scales, threshold=0)
+            (values,) = teacher.label([image], scales, threshold)
             yield count_pixels(target, LabelMap(values, len(schema))), target.unknown
 
     missing = len(collection.images_without_label), len(collection.labels_without_image)
-    yield from _accumulate(predict(), len(collection.samples), schema, missing)
+    yield from _accumulate(predict(), len(samples), schema, missing)
 
 
 def _accumulate(

@@ -21,52 +21,81 @@ class TrainingFolder:
 
     Args:
         root: the run's folder; it exists.
+        keep: saved states that stay.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, keep: int = 2) -> None:
         self.root = root
+        self._keep = keep
         self.settings = root / "settings.toml"
         self.checkpoint = root / "checkpoint.pt"
-        self.state = root / "training_state.pt"
+        self.raw_checkpoint = root / "raw.pt"
+        self.best_checkpoint = root / "best.pt"
+        self.states = root / "states"
+        self.index = root / "index.npz"
         self.log = root / "log.jsonl"
+        self.tensorboard = root / "tensorboard"
         self.metrics = root / "metrics.json"
 
-    def load_state(self, decisive: Mapping[str, object]) -> dict[str, Any] | None:
-        """The state of an earlier run with the same settings; None where there is none.
+    def has_state(self) -> bool:
+        """Whether an earlier run has saved a state."""
+        return bool(self._saved())
+
+    def load_state(self, decisive: Mapping[str, object]) -> tuple[dict[str, Any] | None, list[str]]:
+        """The latest state of an earlier run with the same settings that can be read.
+
+        Returns:
+            The state, None where there is none; and what is worth saying about states that cannot be read.
 
         Raises:
             ForeignSettingsError: it was made with other settings, or from other labels.
-            CheckpointError: the file is damaged.
+            CheckpointError: there are states, and none can be read.
         """
-        if not self.state.is_file():
-            if self.checkpoint.is_file():
-                raise ForeignSettingsError(
-                    f"{self.checkpoint} is there but not the state of the run that made it; choose another --out"
-                )
-            return None
-        try:
-            state = torch.load(self.state, map_location="cpu", weights_only=True)
-            before = state["settings"]
-        except Exception as error:
-            raise CheckpointError(
-                f"{self.state}: cannot be read ({type(error).__name__}); remove it to train from the start"
-            ) from error
-        if difference := settings_difference(before, decisive):
+        found = self._saved()
+        if not found and self.checkpoint.is_file():
             raise ForeignSettingsError(
-                f"{self.root} holds a training run with other settings:\n{difference}\n"
-                f"choose another --out, or repeat the settings that are there"
+                f"{self.checkpoint} is there but not the state of the run that made it; choose another --out"
             )
-        return dict(state)
+        damaged = []
+        for path in reversed(found):
+            try:
+                state = torch.load(path, map_location="cpu", weights_only=True)
+                before = state["settings"]
+            except Exception as error:  # noqa: BLE001 - a torn file makes torch raise nearly anything
+                damaged.append(f"{path} cannot be read ({type(error).__name__})")
+                continue
+            if difference := settings_difference(before, decisive):
+                raise ForeignSettingsError(
+                    f"{self.root} holds a training run with other settings:\n{difference}\n"
+                    f"choose another --out, or repeat the settings that are there"
+                )
+            return dict(state), damaged
+        if damaged:
+            raise CheckpointError(f"{'; '.join(damaged)}; remove {self.states} to train from the start")
+        return None, []
+
+    def _saved(self) -> list[Path]:
+        """The saved states, earliest first."""
+        return sorted(self.states.glob("step-*.pt"))
 
     def save_state(self, state: Mapping[str, Any]) -> None:
-        """Write the state, whole or not at all.
+        """Write the state, whole or not at all, and remove all but the last few.
 
         Raises:
-            WorkspaceError: the disk is full or the folder is not writable.
+            WorkspaceError: the disk is full or the folder is not writable; the earlier states are still there.
         """
         content = io.BytesIO()
         torch.save(dict(state), content)
-        write_atomically(self.state, content.getvalue())
+        try:
+            self.states.mkdir(exist_ok=True)
+        except OSError as error:
+            raise WorkspaceError(f"cannot make {self.states}: {error.strerror}") from error
+        latest = self.states / f"step-{state['step']:09d}.pt"
+        write_atomically(latest, content.getvalue())
+        # a state beyond this one is left of a run that went back to an earlier one
+        outdated = [path for path in self._saved() if path <= latest][: -self._keep]
+        for path in outdated:
+            path.unlink(missing_ok=True)
 
     def rewind_log(self, step: int) -> None:
         """Forget what was logged after a step: it will be done, and logged, again."""

@@ -22,11 +22,12 @@ def invoke(*arguments: str | Path) -> Result:
 @pytest.fixture
 def data(tmp_path: Path, make_image: Callable[..., object]) -> Path:
     """Three images of noise with labels of three classes, and those classes."""
-    for number in range(3):
-        make_image(tmp_path / f"images/{number}.png", (40, 48), number)
-        values = np.random.default_rng(number).choice(np.array([0, 1, 2, 255], np.uint8), (40, 48))
-        (tmp_path / "labels").mkdir(exist_ok=True)
-        Image.fromarray(values).save(tmp_path / f"labels/{number}.png")
+    for prefix, numbers in (("", (0, 1, 2)), ("val_", (7, 8))):
+        for number in numbers:
+            make_image(tmp_path / f"{prefix}images/{number}.png", (40, 48), number)
+            values = np.random.default_rng(number).choice(np.array([0, 1, 2, 255], np.uint8), (40, 48))
+            (tmp_path / f"{prefix}labels").mkdir(exist_ok=True)
+            Image.fromarray(values).save(tmp_path / f"{prefix}labels/{number}.png")
     classes = {"classes": [{"name": n} for n in ("road", "pole", "sky")]}
     (tmp_path / "classes.json").write_text(json.dumps(classes))
     return tmp_path
@@ -43,12 +44,12 @@ def training(data: Path) -> list[str | Path]:
 
 def test_train_and_evaluate_the_checkpoint(data: Path) -> None:
     """A network is trained and judged; both commands end with the documented JSON, and agree."""
-    result = invoke(*training(data), "--val-images", data / "images", "--val-labels", data / "labels")
+    result = invoke(*training(data), "--val-images", data / "val_images", "--val-labels", data / "val_labels")
     assert result.exit_code == 0, result.stderr
     trained = json.loads(result.stdout)
-    assert trained.keys() == {"steps", "seconds", "checkpoint", "miou"}
+    assert trained.keys() == {"steps", "seconds", "checkpoint", "miou", "raw_miou"}
     assert (trained["steps"], trained["checkpoint"]) == (2, str(data / "out/checkpoint.pt"))
-    arguments = ("--images", data / "images", "--truth", data / "labels", "--classes", data / "classes.json")
+    arguments = ("--images", data / "val_images", "--truth", data / "val_labels", "--classes", data / "classes.json")
     result = invoke("evaluate", "--checkpoint", trained["checkpoint"], *arguments, "--scales", "1", "--json")
     assert result.exit_code == 0, result.stderr
     judged = json.loads(result.stdout)
@@ -69,6 +70,39 @@ def test_repeated_command_says_that_it_is_finished(data: Path) -> None:
     other = invoke(*training(data), "--seed", "1")
     assert other.exit_code == 2
     assert "seed: 0 -> 1" in other.stderr
+
+
+def test_evaluating_on_training_images_is_a_usage_error(data: Path) -> None:
+    """A checkpoint is not judged on images it was trained on, unless that is asked for; the message names them."""
+    checkpoint = json.loads(invoke(*training(data)).stdout)["checkpoint"]
+    arguments = ("--images", data / "images", "--truth", data / "labels", "--classes", data / "classes.json")
+    judge = ("evaluate", "--checkpoint", checkpoint, *arguments, "--scales", "1")
+    refused = invoke(*judge)
+    assert refused.exit_code == 2
+    assert "3 of 3 images" in refused.stderr
+    assert str(data / "images/0.png") in refused.stderr
+    assert invoke(*judge, "--allow-training-images").exit_code == 0
+
+
+def test_dry_run_prints_the_plan_and_trains_nothing(data: Path) -> None:
+    """A dry run says parameters, memory, steps and epochs over each kind, also as JSON, and leaves no network."""
+    result = invoke(*training(data), "--dry-run")
+    assert result.exit_code == 0, result.stderr
+    assert "million parameters" in result.stderr
+    assert "2 steps of 2 crops in 1 process" in result.stderr
+    plan = json.loads(result.stdout)
+    assert plan["kinds"]["fine"]["images"] == 3
+    assert plan["memory_bytes"] == plan["state_bytes"] + plan["activation_bytes"] > 0
+    assert not (data / "out/checkpoint.pt").exists()
+
+
+def test_resume_needs_something_to_go_on_with(data: Path) -> None:
+    """With --resume a wrong folder is an error, not a new run; with a run in it the flag changes nothing."""
+    refused = invoke(*training(data), "--resume")
+    assert refused.exit_code == 2
+    assert "no state of a training run" in refused.stderr
+    assert invoke(*training(data)).exit_code == 0
+    assert invoke(*training(data), "--resume").exit_code == 0
 
 
 def test_settings_file_of_a_run_repeats_it(data: Path) -> None:
@@ -192,9 +226,10 @@ def test_flags_and_settings_have_the_same_names_and_defaults(data: Path) -> None
     }
     arguments = [str(part) for name, value in required.items() for part in (f"--{name.replace('_', '-')}", value)]
     options = train.make_context("train", arguments).params
-    assert options.keys() - TrainSettings.model_fields.keys() == {"as_json"}
+    assert options.keys() - TrainSettings.model_fields.keys() == {"as_json", "dry_run", "resume"}
     assert TrainSettings.model_fields.keys() <= options.keys()
-    del options["as_json"]
+    for flag in ("as_json", "dry_run", "resume"):
+        del options[flag]
     assert TrainSettings.checked(**options) == TrainSettings.checked(**required)
 
 

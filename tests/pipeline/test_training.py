@@ -12,9 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 from PIL import Image
 
-from pipeline.training import TrainProgress, TrainResult, train
+from pipeline.crops import Batch
+from pipeline.evaluation import evaluate_network
+from pipeline.losses import Loss
+from pipeline.training import dry_run, train
+from pipeline.training_progress import TrainProgress, TrainResult
 from pipeline.training_settings import TrainSettings
 from pipeline.training_step import Trainer
 from storage.errors import (
@@ -23,6 +28,7 @@ from storage.errors import (
     ImageError,
     LabelError,
     LayoutError,
+    LeakError,
     MissingFileError,
     SchemaError,
     SettingsError,
@@ -101,6 +107,11 @@ def run(settings: TrainSettings) -> tuple[TrainResult, list[TrainProgress]]:
     return steps[-1].result, steps
 
 
+def read_log(out: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log."""
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
 def weights(path: Path) -> dict[str, torch.Tensor]:
     """The weights of a checkpoint."""
     return load_checkpoint(path).state_dict
@@ -117,21 +128,24 @@ def test_training_learns_and_leaves_its_files(data: Path) -> None:
         data, steps=20, batch=4, learning_rate=5e-3, val_images=data / "val_images", val_labels=data / "val_labels"
     )
     result, steps = run(settings)
-    losses = [s.loss for s in steps if s.loss is not None]
+    losses = [s.figures.loss for s in steps if s.figures is not None]
     assert losses[-1] < 0.8 * losses[0]
     assert result.scores is not None
     assert result.scores.miou > 0.4
     assert [s.done for s in steps if s.phase == "training"] == list(range(1, 21))
-    assert [s.done for s in steps if s.phase == "validating"] == [1, 2]
+    assert [s.done for s in steps if s.phase == "validating"] == [1, 2, 1, 2]
     teacher = load_teacher(result.checkpoint)
     assert teacher.schema.names == ("red", "green", "blue")
     record = load_checkpoint(result.checkpoint).record
-    assert (record["steps"], record["seed"], record["samples"]) == (20, 0, {"fine": 4})
-    logged = [json.loads(line) for line in (data / "out/log.jsonl").read_text().splitlines()]
+    assert (record["step"], record["seed"], record["samples"]) == (20, 0, {"fine": 4})
+    logged = [line for line in read_log(data / "out") if "loss" in line]
     assert [line["step"] for line in logged] == [3, 6, 9, 10, 12, 15, 18, 20]
     assert logged[0]["labelled"] == pytest.approx(0.9, abs=0.25)
     metrics = json.loads((data / "out/metrics.json").read_text())
-    assert metrics["validation"]["miou"] == result.scores.miou
+    assert metrics["validation"]["averaged"]["miou"] == result.scores.miou
+    assert result.raw_scores is not None
+    assert metrics["validation"]["raw"]["miou"] == result.raw_scores.miou
+    assert list((data / "out/tensorboard").glob("events*"))
 
 
 def test_settings_file_says_what_was_done(data: Path) -> None:
@@ -152,9 +166,11 @@ def test_stopped_run_goes_on_bit_for_bit(data: Path) -> None:
     assert [s.done for s in steps if s.phase == "training"] == [3, 4, 5, 6, 7, 8]
     assert any("goes on at step 3 of 8" in s.message for s in steps)
     assert same(weights(whole.checkpoint), weights(resumed.checkpoint))
+    assert same(weights(data / "whole/raw.pt"), weights(data / "out/raw.pt"))
+    timed = {"crops_per_second", "loading"}
     logs = [
-        [(line["step"], line["loss"]) for line in map(json.loads, (data / name / "log.jsonl").read_text().splitlines())]
-        for name in ("whole", "out")
+        [{name: value for name, value in line.items() if name not in timed} for line in read_log(data / out)]
+        for out in ("whole", "out")
     ]
     assert logs[0] == logs[1]
 
@@ -186,7 +202,7 @@ def test_finished_run_is_not_repeated(data: Path) -> None:
     assert second == first
     assert first.checkpoint.stat().st_mtime_ns == written
     assert any("is finished at step 8 of 8" in s.message for s in steps)
-    assert not [s for s in steps if s.phase == "validating" or s.loss is not None]
+    assert not [s for s in steps if s.phase == "validating" or s.figures is not None]
 
 
 def test_reading_processes_do_not_matter(data: Path) -> None:
@@ -263,7 +279,7 @@ def test_finished_run_is_validated_anew_where_asked_otherwise(data: Path) -> Non
     validation = {"val_images": data / "val_images", "val_labels": data / "val_labels"}
     added, steps = run(settings_for(data, steps=2, **validation))
     assert added.scores is not None
-    assert not [s for s in steps if s.loss is not None]
+    assert not [s for s in steps if s.figures is not None]
     other, _ = run(settings_for(data, steps=2, scales=(0.5, 1.0), **validation))
     assert other.scores != added.scores
     (data / "out/metrics.json").write_text("torn {")
@@ -272,8 +288,8 @@ def test_finished_run_is_validated_anew_where_asked_otherwise(data: Path) -> Non
 
 def test_state_is_saved_after_a_time_even_before_its_step(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stop costs little where steps are slow: a state is saved with the log once enough time has passed."""
-    monkeypatch.setattr("pipeline.training.SAVE_SECONDS", 0)
-    monkeypatch.setattr("pipeline.training.LOG_EVERY", 2)
+    monkeypatch.setattr("pipeline.training_run.SAVE_SECONDS", 0)
+    monkeypatch.setattr("pipeline.training_run.LOG_EVERY", 2)
     for progress in train(settings_for(data, steps=8, checkpoint_every=8)):
         if progress.done == 5 and progress.phase == "training":
             break
@@ -313,7 +329,7 @@ def test_batches_without_labels_do_no_harm(data: Path) -> None:
     assert all(
         torch.isfinite(value).all() for value in weights(result.checkpoint).values() if value.is_floating_point()
     )
-    assert min(s.labelled for s in steps if s.labelled is not None) < 0.01
+    assert min(s.figures.labelled for s in steps if s.figures is not None) < 0.01
 
 
 def test_crop_larger_than_the_images(data: Path) -> None:
@@ -326,7 +342,7 @@ def test_crop_larger_than_the_images(data: Path) -> None:
 def test_bf16_trains(data: Path) -> None:
     """Half precision trains to a loss close to that of full precision."""
     losses = [
-        [s.loss for s in run(settings_for(data, steps=4, precision=p, out=data / p))[1] if s.loss is not None][-1]
+        [s.figures.loss for s in run(settings_for(data, steps=4, precision=p, out=data / p))[1] if s.figures][-1]
         for p in ("fp32", "bf16")
     ]
     assert losses[0] == pytest.approx(losses[1], rel=0.1)
@@ -350,12 +366,15 @@ def test_hrnet_ocr_is_trained_with_its_auxiliary_classifier(data: Path) -> None:
     """A small HRNet-OCR lowers its loss on one batch; every parameter moves, the attention's too."""
     spec = NetworkSpec("hrnet-ocr", 3, width=4, modules=(1, 1, 1), blocks=1, ocr_channels=8)
     settings = settings_for(data, network="hrnet-ocr", encoder=None, steps=12, learning_rate=1e-2)
-    trainer = Trainer(settings, spec, torch.device("cpu"))
+    trainer = Trainer(settings, spec, 12, Fabric(accelerator="cpu", devices=1))
     before = {name: value.clone() for name, value in trainer.network.named_parameters()}
     rng = torch.Generator().manual_seed(0)
     target = torch.randint(0, 3, (2, 64, 64), generator=rng, dtype=torch.uint8)
     images = torch.from_numpy(COLOURS)[target.long()].permute(0, 3, 1, 2)
-    losses = [trainer.update(images, target).item() for _ in range(12)]
+    pixels = torch.zeros(4, 3, dtype=torch.int64)
+    pixels[0] = target.long().flatten().bincount(minlength=3)
+    batch = Batch(images, target, torch.zeros(2, dtype=torch.uint8), pixels)
+    losses = [trainer.update([batch]).loss.item() for _ in range(12)]
     assert losses[-1] < losses[0]
     moved = {name for name, value in trainer.network.named_parameters() if not torch.equal(value, before[name])}
     assert moved == set(before)
@@ -364,11 +383,12 @@ def test_hrnet_ocr_is_trained_with_its_auxiliary_classifier(data: Path) -> None:
 def test_divergence_is_said(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loss that is no number stops the run before a state of it is saved."""
     monkeypatch.setattr(
-        "pipeline.training_step.training_loss", lambda prediction, _: prediction.joint.sum() * float("nan")
+        "pipeline.training_step.training_loss",
+        lambda prediction, *_, **__: Loss(prediction.joint.sum() * float("nan"), torch.zeros(2)),
     )
     with pytest.raises(TrainingError, match=r"the loss is nan at step 3: .*lower the learning rate"):
         run(settings_for(data))
-    assert not (data / "out/training_state.pt").exists()
+    assert not list((data / "out/states").glob("*"))
 
 
 @pytest.mark.parametrize(
@@ -414,10 +434,11 @@ def test_bad_files_are_refused(data: Path) -> None:
 def test_damaged_state_and_folder_in_use_are_said(data: Path) -> None:
     """A damaged state names itself and says what to do; a folder that another run has is refused."""
     run(settings_for(data, steps=1))
-    (data / "out/training_state.pt").write_bytes(b"no state")
-    with pytest.raises(CheckpointError, match=r"training_state\.pt: cannot be read .*; remove it"):
+    (state,) = (data / "out/states").iterdir()
+    state.write_bytes(b"no state")
+    with pytest.raises(CheckpointError, match=r"step-000000001\.pt cannot be read .*; remove .*states"):
         run(settings_for(data, steps=1))
-    (data / "out/training_state.pt").unlink()
+    state.unlink()
     with pytest.raises(ForeignSettingsError, match="choose another --out"):
         run(settings_for(data, steps=1))
     lock = Workspace(data / "out").lock()
@@ -452,3 +473,91 @@ def test_encoder_has_a_default_for_deeplab_only(data: Path) -> None:
     """Without a name deeplabv3plus has a small encoder; hrnet-ocr has none."""
     assert settings_for(data, encoder=None).encoder == "tf_efficientnet_lite0"
     assert settings_for(data, encoder=None, network="hrnet-ocr").encoder is None
+
+
+def test_validating_on_training_images_is_refused_unless_asked_for(data: Path) -> None:
+    """Training images among those to validate on stop the run before its first step, and evaluation of its network."""
+    leak = {"val_images": data / "fine_images", "val_labels": data / "fine_labels", "steps": 2}
+    with pytest.raises(LeakError, match=r"4 of 4 images .*this very run: .*fine_images/town/0\.png.*--allow-training"):
+        run(settings_for(data, **leak))
+    assert not (data / "out/log.jsonl").exists()
+    result, _ = run(settings_for(data, allow_training_images=True, **leak))
+    assert result.scores is not None
+    teacher = load_teacher(result.checkpoint)
+    with pytest.raises(LeakError, match="trained on by this network"):
+        list(evaluate_network(teacher, data / "fine_images", data / "fine_labels", (1.0,)))
+    allowed = evaluate_network(teacher, data / "fine_images", data / "fine_labels", (1.0,), allow_training_images=True)
+    assert list(allowed)[-1].scores() == result.scores
+
+
+def test_best_of_the_validations_is_kept(data: Path) -> None:
+    """With validations during the run the best weights are kept beside the last, in the log and in their record."""
+    validation = {"val_images": data / "val_images", "val_labels": data / "val_labels", "validate_every": 2}
+    result, _ = run(settings_for(data, steps=6, learning_rate=5e-3, **validation))
+    judged = [line for line in read_log(data / "out") if line.get("weights") == "averaged"]
+    assert [line["step"] for line in judged] == [2, 4]
+    assert result.scores is not None
+    best = max(*(line["miou"] for line in judged), result.scores.miou)
+    assert load_checkpoint(data / "out/best.pt").record["miou"] == pytest.approx(best)
+
+
+def test_dry_run_plans_and_the_run_need_not_read_the_labels_again(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run gives the plan and leaves the labels' index; what follows opens no label to index it."""
+    settings = settings_for(data, steps=3, auto_images=data / "auto_images", auto_labels=data / "auto_labels")
+    *_, last = dry_run(settings)
+    assert last.plan is not None
+    assert (last.plan.steps, last.plan.crops_a_step, last.plan.processes) == (3, 2, 1)
+    assert {kind: (part.images, part.crops) for kind, part in last.plan.kinds.items()} == {
+        "fine": (4, 3),
+        "auto": (3, 3),
+    }
+    assert not (data / "out/checkpoint.pt").exists()
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a label was read again")
+
+    monkeypatch.setattr("pipeline.sample_index.read_label_png", refuse)
+    _, steps = run(settings)
+    assert [s.plan for s in steps if s.plan is not None]
+
+
+def test_without_an_average_the_last_weights_are_the_result(data: Path) -> None:
+    """With ema 0 there is one checkpoint, that of the weights after the last step."""
+    validation = {"val_images": data / "val_images", "val_labels": data / "val_labels"}
+    plain, _ = run(settings_for(data, steps=3, ema=0, out=data / "plain", **validation))
+    averaged, _ = run(settings_for(data, steps=3, out=data / "averaged", **validation))
+    assert plain.raw_scores is None
+    assert plain.scores == averaged.raw_scores
+    assert not (data / "plain/raw.pt").exists()
+    assert same(weights(plain.checkpoint), weights(data / "averaged/raw.pt"))
+    assert not same(weights(averaged.checkpoint), weights(data / "averaged/raw.pt"))
+
+
+def test_gradient_checkpointing_changes_memory_only(data: Path) -> None:
+    """Activations that are computed again give the same weights and the same statistics of batch norm."""
+    kept, _ = run(settings_for(data, steps=2, out=data / "kept"))
+    again, _ = run(settings_for(data, steps=2, gradient_checkpointing=True, out=data / "again"))
+    one, other = weights(kept.checkpoint), weights(again.checkpoint)
+    assert all(torch.allclose(one[name].float(), other[name].float(), atol=1e-6) for name in one)
+
+
+def test_kinds_may_weigh_differently(data: Path) -> None:
+    """A weight for auto labels changes the weights that come out, and is no matter where there are none."""
+    auto = {"auto_images": data / "auto_images", "auto_labels": data / "auto_labels"}
+    results = [
+        run(settings_for(data, steps=2, out=data / name, auto_weight=weight, **kinds))[0].checkpoint
+        for name, weight, kinds in (("a", 1.0, auto), ("b", 0.1, auto), ("c", 1.0, {}), ("d", 0.1, {}))
+    ]
+    assert not same(weights(results[0]), weights(results[1]))
+    assert same(weights(results[2]), weights(results[3]))
+
+
+def test_epochs_are_counted_by_fine_images(data: Path) -> None:
+    """An epoch has a crop for each fine image, over all batches of a step; the log has a line of what each held."""
+    auto = {"auto_images": data / "auto_images", "auto_labels": data / "auto_labels"}
+    result, _ = run(settings_for(data, steps=None, epochs=3, accumulate=2, **auto))
+    assert result.steps == 3  # 3 epochs of 4 images in steps of 2 x 2 crops
+    mixes = [line for line in read_log(data / "out") if "mix" in line]
+    assert [line["epoch"] for line in mixes] == [1, 2, 3]
+    assert all(sum(kind["crops"] for kind in line["mix"].values()) == 4 for line in mixes)
+    assert all(set(kind["pixels"]) == {"red", "green", "blue"} for line in mixes for kind in line["mix"].values())

@@ -1,0 +1,143 @@
+"""The processes that train together: one here, several that are started here, or those that a launcher has started.
+
+What they do is in `pipeline.training`; Lightning Fabric connects them.
+"""
+
+import logging
+import os
+import queue
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+import torch.multiprocessing
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+
+from pipeline.training_settings import TrainSettings
+from storage.errors import AutocoarseError, SettingsError, WorkerError
+
+TIMEOUT = timedelta(hours=2)
+"""How long the processes wait for each other: the first reads the labels, and alone writes. One that dies is noticed
+at once, by its connection."""
+
+Record = TypeVar("Record")
+Work = Callable[[Fabric, TrainSettings], Iterator[Record]]
+
+
+def launched_from_outside() -> bool:
+    """Whether torchrun or srun has started this process as one of several."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return True
+    # a shell that was got from SLURM has its variables too, but was not started by srun as one of several
+    return "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that speaks for all of them."""
+    if not launched_from_outside():
+        return True
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
+
+
+def run_in_processes(work: Work[Record], settings: TrainSettings, device: torch.device) -> Iterator[Record]:
+    """Do some work in as many processes as the settings ask for.
+
+    Args:
+        work: a function at module level, which every process calls; what it yields in the first process is yielded.
+        settings: how many processes there are, and what they do.
+        device: the type of their devices; its index counts for a single process only.
+
+    Raises:
+        SettingsError: there are not so many devices, or several machines and no launcher.
+        WorkerError: a process died.
+    """
+    if settings.world == 1:
+        yield from work(_single(device), settings)
+    elif launched_from_outside():
+        fabric = _several(settings, device, "popen")
+        _be_quiet()
+        fabric.launch()
+        yield from work(fabric, settings)
+    elif settings.nodes > 1:
+        raise SettingsError(
+            f"nodes is {settings.nodes}, but nothing has started this process as one of several: start the command on "
+            f"every machine with torchrun --nnodes {settings.nodes} --nproc-per-node {settings.devices} "
+            f"--no-python autocoarse ..., or with srun"
+        )
+    else:
+        yield from _spawn(work, settings, device)
+
+
+def _be_quiet() -> None:
+    """Leave out what the library says of its processes, and that torch will rename an option that older ones need."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+
+
+def _single(device: torch.device) -> Fabric:
+    devices = 1 if device.type == "cpu" else [device.index or 0]
+    return Fabric(accelerator=device.type, devices=devices)
+
+
+def _several(settings: TrainSettings, device: torch.device, start: Any) -> Fabric:  # noqa: ANN401 - a literal of the library
+    if device.type == "cuda" and settings.devices > torch.cuda.device_count():
+        raise SettingsError(f"devices is {settings.devices}, but this machine has {torch.cuda.device_count()}")
+    # batch norm's statistics are synchronised as they arise, and need not be sent again
+    strategy = DDPStrategy(start_method=start, broadcast_buffers=False, gradient_as_bucket_view=True, timeout=TIMEOUT)
+    return Fabric(accelerator=device.type, devices=settings.devices, num_nodes=settings.nodes, strategy=strategy)
+
+
+def _spawn(work: Work[Record], settings: TrainSettings, device: torch.device) -> Iterator[Record]:
+    """Start the processes and hand on what the first one yields."""
+    fabric = _several(settings, device, "spawn")
+    records = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+    def launch() -> None:
+        try:
+            fabric.launch(partial(_work_in_process, work=work, settings=settings, records=records))
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+            ended.put(error)
+        else:
+            ended.put(None)
+        finally:
+            records.put(None)
+
+    thread = threading.Thread(target=launch, name="training processes", daemon=True)
+    thread.start()
+    failure = None
+    try:
+        while (record := records.get()) is not None:
+            if isinstance(record, BaseException):
+                # when one has stopped the others find their connection closed, which explains nothing
+                failure = failure if isinstance(failure, AutocoarseError) else record
+            else:
+                yield record
+    except BaseException:  # the consumer has gone: Ctrl-C, or it asks for no more
+        for process in torch.multiprocessing.active_children():
+            process.terminate()
+        raise
+    thread.join()
+    error = ended.get()
+    if failure is not None:
+        raise failure
+    if error is not None:
+        raise WorkerError(
+            f"a training process died: {str(error).strip().splitlines()[-1]}; run the same command again to go on"
+        ) from error
+
+
+def _work_in_process(fabric: Fabric, work: Work[Any], settings: TrainSettings, records: Any) -> None:  # noqa: ANN401 - a queue
+    _be_quiet()
+    try:
+        for record in work(fabric, settings):
+            if fabric.is_global_zero:
+                records.put(record)
+    except Exception as error:
+        records.put(error)
+        raise

@@ -1,0 +1,166 @@
+"""What a training run learns from: its samples of all kinds, their index, and the batches of each process.
+
+What is drawn is decided in `sampling`; how a crop is cut, in `crops`.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning_fabric import Fabric
+from torch.utils.data import DataLoader
+
+from pipeline.augmentation import Augmentation
+from pipeline.crops import Batch, CropDataset, stack_crops
+from pipeline.guard import refuse_trained_images
+from pipeline.sample_index import SampleIndex
+from pipeline.samples import Sample, collect_samples
+from pipeline.sampling import CropSampler
+from pipeline.training_settings import TrainingRecipe, TrainSettings
+from storage.errors import AutocoarseError, MissingFileError
+from storage.ledger import file_digest
+from storage.schema import ClassSchema
+
+
+def collect(settings: TrainSettings) -> tuple[list[Sample], list[str]]:
+    """The samples of all kinds, and what is worth saying about them.
+
+    Raises:
+        MissingFileError, LayoutError: what to learn from, or to validate on, is not there.
+    """
+    samples: list[Sample] = []
+    warnings = []
+    for kind in ("fine", "auto", "coarse"):
+        images, labels = getattr(settings, f"{kind}_images"), getattr(settings, f"{kind}_labels")
+        if images is None:
+            continue
+        collection = collect_samples(images, labels, kind, settings.layout, settings.ids, partial=kind != "fine")
+        samples += collection.samples
+        if left_out := len(collection.images_without_label):
+            warnings.append(f"{left_out} images of {images} have no {kind} label and are left out")
+    validation_samples(settings)  # a wrong path must be known now, not after hours of training
+    return samples, warnings
+
+
+def validation_samples(settings: TrainSettings) -> tuple[Sample, ...]:
+    """The samples that the network is validated on; none where nothing was named."""
+    if settings.val_images is None or settings.val_labels is None:
+        return ()
+    return collect_samples(
+        settings.val_images, settings.val_labels, "fine", settings.layout, settings.ids, partial=True
+    ).samples
+
+
+def trained_images(index: SampleIndex) -> dict[str, str]:
+    """What a checkpoint records of the images it was trained on: sha256 of the file -> key."""
+    return {digest: sample.key for sample, digest in zip(index.samples, index.image_digests, strict=True)}
+
+
+def check_validation(settings: TrainSettings, index: SampleIndex) -> None:
+    """Refuse to validate on images that are trained on, unless that is allowed.
+
+    Raises:
+        LeakError: there are such images.
+    """
+    if not settings.allow_training_images:
+        refuse_trained_images(validation_samples(settings), trained_images(index), "this very run")
+
+
+def count_fine(index: SampleIndex) -> int:
+    """Samples whose labels are complete: what an epoch is counted by."""
+    return sum(sample.kind in ("fine", "reviewed") for sample in index.samples)
+
+
+def decisive_settings(settings: TrainSettings, schema: ClassSchema, index: SampleIndex) -> dict[str, Any]:
+    """What decides the weights: settings, and the content of what they name.
+
+    Raises:
+        MissingFileError: there are no such weights to start from.
+    """
+    return {
+        **settings.decisive(),
+        "classes": list(schema.names),
+        "samples": index.digest,
+        "encoder_weights": _weights_digest("encoder weights", settings.encoder_weights),
+        "start_weights": _weights_digest("start weights", settings.start_weights),
+    }
+
+
+def _weights_digest(what: str, path: Path | None) -> str | None:
+    if path is None:
+        return None
+    if not path.is_file():
+        raise MissingFileError(f"no {what} {path}")
+    return file_digest(path)[:16]
+
+
+def make_sampler(recipe: TrainingRecipe, index: SampleIndex, schema: ClassSchema) -> CropSampler:
+    """The sampler that a recipe asks for.
+
+    Raises:
+        SettingsError: a boost class is unknown.
+    """
+    return CropSampler(
+        index,
+        schema,
+        class_uniform=recipe.class_uniform,
+        fine_share=recipe.fine_share,
+        boost_classes=recipe.boost_classes,
+        seed=recipe.seed,
+    )
+
+
+def crop_numbers(recipe: TrainingRecipe, start: int, stop: int, rank: int) -> npt.NDArray[np.int64]:
+    """The numbers of the crops that a process takes in steps start..stop - 1, in order.
+
+    A step's crops are the same however many processes share them.
+    """
+    shape = (stop - start, recipe.accumulate, recipe.world, recipe.batch)
+    first = start * recipe.crops_a_step
+    return (first + np.arange(np.prod(shape)).reshape(shape)[:, :, rank]).ravel()
+
+
+def read_batches(
+    settings: TrainSettings,
+    index: SampleIndex,
+    schema: ClassSchema,
+    steps: tuple[int, int],
+    fabric: Fabric,
+) -> Iterator[list[Batch]]:
+    """The batches of each step from the first up to, and without, the second of `steps`.
+
+    Raises:
+        ImageError, LabelError: an image or a label has become unreadable.
+    """
+    sampler = make_sampler(settings, index, schema)
+    numbers = crop_numbers(settings, *steps, fabric.global_rank)
+    crops = CropDataset(index, schema, sampler, Augmentation.of(settings), settings.crop, settings.seed, numbers)
+    loader = DataLoader(
+        crops,
+        settings.batch,
+        num_workers=min(reading_processes(settings), steps[1] - steps[0]),
+        collate_fn=stack_crops,
+        pin_memory=fabric.device.type == "cuda",
+        generator=torch.Generator(),  # the loader draws from the global one otherwise
+    )
+    gathered: list[Batch] = []
+    for batch in loader:
+        if isinstance(batch, AutocoarseError):
+            raise batch
+        gathered.append(batch)
+        if len(gathered) == settings.accumulate:
+            yield gathered
+            gathered = []
+
+
+def reading_processes(settings: TrainSettings) -> int:
+    """As many as wanted, or enough to feed a device without taking all processors from a network on the CPU."""
+    if settings.workers is not None:
+        return settings.workers
+    # a container or a batch system often allows fewer processors than the machine has
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(allowed // settings.devices - 1, 1), 8)
