@@ -7,6 +7,7 @@ import click
 
 from cli.console import Console, Stages, human_bytes
 from cli.options import OUT, json_option, settings_option
+from cli.run import StagesView
 
 if TYPE_CHECKING:
     from pipeline.demo import DemoResult
@@ -27,13 +28,13 @@ def demo(*, out: Path, seed: int, as_json: bool) -> None:
     console = Console(as_json=as_json)
     result = None
     with Stages() as stages:
+        view = StagesView(console, stages, plans=False)
         for progress in run_demo(DemoSettings.checked(out=out, seed=seed)):
             result = progress.result
-            if result is None:
-                stages.show(progress.stage, progress.done, progress.total, progress.note, progress.unit)
+            view.show(progress.step)
     assert result is not None, "the last progress has the result"
     _print_table(result, console)
-    console.say(f"\nin {out}: labels.png (image | coarse | auto | truth), summary.json, auto/labels, students/")
+    console.say(f"\nin {out}: labels.png (image | coarse | auto | truth), summary.json, auto/labels, comparison/")
     console.finish(result.to_dict() | {"out": str(out)})
 
 

@@ -5,9 +5,16 @@ from typing import NoReturn
 import click
 
 from cli.exit_codes import ExitCode
-from storage.errors import AutocoarseError, ForeignSettingsError, MissingFileError, SchemaError, SettingsError
+from storage.errors import (
+    AutocoarseError,
+    ForeignSettingsError,
+    LeakError,
+    MissingFileError,
+    SchemaError,
+    SettingsError,
+)
 
-_USAGE_ERRORS = (SettingsError, MissingFileError, SchemaError, ForeignSettingsError)
+_USAGE_ERRORS = (SettingsError, MissingFileError, SchemaError, ForeignSettingsError, LeakError)
 
 
 class Commands(click.Group):
@@ -51,13 +58,17 @@ def main() -> None:
 
 def _register() -> None:
     from cli.budget import budget
+    from cli.compare import compare
     from cli.demo import demo
     from cli.estimate import estimate
     from cli.evaluate import evaluate
     from cli.label import label
+    from cli.merge import merge
+    from cli.rounds import rounds
+    from cli.run import run
     from cli.train import train
 
-    for command in (label, estimate, budget, train, evaluate, demo):
+    for command in (label, estimate, budget, merge, train, evaluate, compare, rounds, run, demo):
         main.add_command(command)
 
 

@@ -3,7 +3,7 @@
 import difflib
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -140,23 +140,42 @@ _FORMS: tuple[tuple[type[click.ParamType[Any]], str, Callable[[Any], bool]], ...
 def _read_settings(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
     if path is None:
         return
+    group = ctx.parent.command if ctx.parent else None
+    tables = read_tables(path, group.list_commands(ctx) if isinstance(group, click.Group) else [])
+    values = checked_table(tables.get(ctx.command.name or "", {}), ctx.command, path)
+    ctx.default_map = {**(ctx.default_map or {}), **values}
+
+
+def read_tables(path: Path, known: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Read a settings file's tables.
+
+    Args:
+        path: the file.
+        known: names that a table may have.
+
+    Raises:
+        click.UsageError: it is no TOML, or holds another table, or a value outside of any.
+    """
     try:
         content = tomllib.loads(path.read_text("utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise click.UsageError(f"{path} is no TOML: {error}") from error
-    group = ctx.parent.command if ctx.parent else None
-    commands = group.list_commands(ctx) if isinstance(group, click.Group) else []
     for name, table in content.items():
-        if name not in commands:
-            raise click.UsageError(f"{path}: [{name}] is no command; expected tables {', '.join(commands)}")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean [{near[0]}]?" if near else f"expected tables {', '.join(known)}"
+            raise click.UsageError(f"{path}: [{name}] is no table of settings; {hint}")
         if not isinstance(table, dict):
             raise click.UsageError(f"{path}: {name} is {table!r}, expected a table [{name}] with settings in it")
-    values = _checked(content.get(ctx.command.name or "", {}), ctx.command, path)
-    ctx.default_map = {**(ctx.default_map or {}), **values}
+    return content
 
 
-def _checked(table: dict[str, Any], command: click.Command, path: Path) -> dict[str, Any]:
-    """The values of a command's table by the parameters' names; refuses what click would turn into something else."""
+def checked_table(table: dict[str, Any], command: click.Command, path: Path) -> dict[str, Any]:
+    """The values of a command's table by the parameters' names; refuses what click would turn into something else.
+
+    Raises:
+        click.UsageError: a key is no option of the command, or its value is of another type.
+    """
     parameters = {p.opts[0].lstrip("-").replace("-", "_"): p for p in command.params if p.name != "settings"}
     values = {}
     for key, value in table.items():

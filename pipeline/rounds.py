@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.claim import claimed_folder
-from pipeline.evaluation import Scores, evaluate_network
+from pipeline.evaluation import Scores
+from pipeline.judging import judge_checkpoint
 from pipeline.labelling import LabelRun
 from pipeline.merging import MergeRun, MergeSettings
 from pipeline.rounds_settings import RoundsSettings
 from pipeline.training import train
 from pipeline.training_progress import TrainProgress
 from storage.errors import LabelError, MissingFileError
-from storage.ledger import file_digest
-from storage.schema import load_schema
 from storage.workspace import write_atomically
-from teacher import load_teacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,33 +203,20 @@ def _judge(
     settings: RoundsSettings, number: int, checkpoint: Path, threshold: float, cache: Path
 ) -> Generator[RoundsProgress, None, Scores]:
     """Judge a network's labels above a threshold on the validation images, unless that was done before."""
-    schema = load_schema(settings.classes)
-    how = settings.model_dump(mode="json", include={"val_images", "val_labels", "layout", "ids", "scales", "precision"})
-    how |= {"network": file_digest(checkpoint), "classes": schema.digest, "threshold": threshold}
-    if (known := _known(cache, how)) is not None:
-        return known
-    teacher = load_teacher(checkpoint, schema=schema, device=settings.device, precision=settings.precision)
-    progress = None
-    for progress in evaluate_network(
-        teacher,
+    for step in judge_checkpoint(
+        checkpoint,
         settings.val_images,
         settings.val_labels,
-        settings.scales,
-        settings.layout,
-        settings.ids,
+        cache,
+        classes=settings.classes,
+        layout=settings.layout,
+        ids=settings.ids,
+        scales=settings.scales,
         threshold=threshold,
+        device=settings.device,
+        precision=settings.precision,
     ):
-        yield RoundsProgress(number, settings.rounds, "evaluate", progress.done, progress.total)
-    assert progress is not None, "an evaluation of nothing is an error"
-    scores = progress.scores()
-    cache.parent.mkdir(exist_ok=True)
-    write_atomically(cache, json.dumps({"judged": how, "scores": asdict(scores)}, indent=1).encode())
-    return scores
-
-
-def _known(cache: Path, how: dict[str, Any]) -> Scores | None:
-    try:
-        content = json.loads(cache.read_text("utf-8"))
-        return Scores(**content["scores"]) if content["judged"] == how else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # not there yet, or damaged: it is judged again
+        if isinstance(step, Scores):
+            return step
+        yield RoundsProgress(number, settings.rounds, "evaluate", step.done, step.total)
+    raise AssertionError("the scores come last")

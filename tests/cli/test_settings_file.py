@@ -35,7 +35,7 @@ def test_a_flag_wins_over_the_file(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("[estimate]\ncuont = 2\n", "did you mean count"),
-        ("[estimates]\ncount = 2\n", "is no command"),
+        ("[estimates]\ncount = 2\n", "is no table of settings"),
         ("[estimate\n", "no TOML"),
         ('[estimate]\ncount = 2\nsize = "big"\nclasses = "5"\n', "WIDTHxHEIGHT"),
         ("label = 5\n", "label is 5, expected a table [label]"),

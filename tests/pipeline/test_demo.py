@@ -1,6 +1,7 @@
 """The demonstration in small: every stage is real, every figure comes from files that are there."""
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ def test_the_demo_reports_what_its_files_hold_and_goes_on_where_it_was(tmp_path:
         out=tmp_path,
         size=(48, 64),
         scenes=(3, 5, 2),
-        teacher_steps=2,
+        teacher_steps=3,
         student_steps=2,
         batch=2,
         crop=(32, 48),
@@ -36,6 +37,15 @@ def test_the_demo_reports_what_its_files_hold_and_goes_on_where_it_was(tmp_path:
     *_, judged = evaluate_labels(tmp_path / "auto", tmp_path / "scenes/labels_fine/train_extra", load_schema("scenes"))
     assert judged.scores() == result.auto
     assert 0.5 < result.coarse.coverage < 0.9
+    compared = json.loads((tmp_path / "comparison/comparison.json").read_text())
+    assert [row["miou"]["mean"] for row in compared["rows"]] == [s.miou for s in result.students.values()]
+    assert compared["kinds"] == {"fine": "fine", "fine+coarse": "coarse", "fine+auto": "auto"}
+    trainings = ["teacher", *(f"comparison/students/{name}/seed-0" for name in compared["kinds"])]
+    recipes = [tomllib.loads((tmp_path / name / "settings.toml").read_text())["train"] for name in trainings]
+    assert [recipe["steps"] for recipe in recipes] == [3, 2, 2, 2]
+    assert (
+        len({json.dumps({name: recipe[name] for name in ("crop", "seed", "learning_rate")}) for recipe in recipes}) == 1
+    )
     assert json.loads((tmp_path / "summary.json").read_text())["auto"]["precision"] == result.auto.precision
     with Image.open(tmp_path / "labels.png") as picture:
         assert picture.width > 4 * 64
@@ -44,7 +54,8 @@ def test_the_demo_reports_what_its_files_hold_and_goes_on_where_it_was(tmp_path:
     assert again[-1].result is not None
     assert again[-1].result.students == result.students
     assert again[-1].result.auto == result.auto
-    assert not [p for p in again if p.stage.endswith("training") and p.done < p.total], "trained again"
+    assert not [p for p in again if p.step.training is not None and p.step.training.plan is not None], "trained again"
+    assert not [p for p in again if p.step.stage == "label"], "labelled again"
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -63,7 +74,7 @@ def test_a_demo_of_other_settings_is_refused_and_stays_as_it_is(tmp_path: Path) 
         next(run_demo(settings.model_copy(update={"seed": 1})))
     assert files(tmp_path) == before
     assert {"settings.toml", "scenes/images/train/scene_00000.png"} <= before.keys()
-    assert next(run_demo(settings.model_copy(update={"device": "auto"}))).done == 1, "the device decides nothing"
+    assert next(run_demo(settings.model_copy(update={"device": "auto"}))).step.done == 1, "the device decides nothing"
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "settings.toml"])
