@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator
 from lightning_fabric import Fabric
 
 from pipeline.distributed import is_first_process, run_in_processes
+from pipeline.memory import keep_freed_memory
 from pipeline.sample_index import SampleIndex, build_index
 from pipeline.training_data import check_validation, collect
 from pipeline.training_plan import plan_training
@@ -88,6 +89,8 @@ def dry_run(settings: TrainSettings) -> Iterator[TrainProgress]:
 
 def _work(fabric: Fabric, settings: TrainSettings) -> Iterator[TrainProgress]:
     """What every process of a training run does; all yield, the first is listened to."""
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     schema = load_schema(settings.classes)
     folder = TrainingFolder(settings.out, settings.keep)
     if not fabric.is_global_zero:
