@@ -1,13 +1,12 @@
 """Rounds of self-training: from end to end on tiny images, and when they stop."""
 
 import json
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import pipeline.rounds
@@ -19,28 +18,6 @@ from storage.schema import ClassSchema
 from teacher import load_teacher
 from teacher.checkpoint import save_checkpoint
 from teacher.networks.registry import build_network, default_spec
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """One thread: small tensors are quickest so, and sums come out in one order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def data(tmp_path: Path, schema: ClassSchema, make_image: Callable[..., object]) -> Path:
-    """Three fine samples, two extra images with partial human labels, two to validate on, and their classes."""
-    for name, count in (("fine", 3), ("extra", 2), ("val", 2)):
-        for number in range(count):
-            make_image(tmp_path / name / f"{number}.png", (40, 48), 10 * len(name) + number)
-            values = np.random.default_rng(number).choice(np.array([0, 1, 2, 255], np.uint8), (5, 6))
-            (tmp_path / f"{name}_labels").mkdir(exist_ok=True)
-            Image.fromarray(values.repeat(8, 0).repeat(8, 1)).save(tmp_path / f"{name}_labels/{number}.png")
-    (tmp_path / "classes.json").write_text(json.dumps(schema.to_dict()))
-    return tmp_path
 
 
 def settings_for(data: Path, **changes: Any) -> RoundsSettings:

@@ -2,13 +2,12 @@
 
 import json
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from pipeline.evaluation import evaluate_network
@@ -26,28 +25,6 @@ from teacher.networks.registry import build_network, default_spec
 
 RECIPE = {"encoder": "resnet10t", "steps": 2, "crop": (32, 40), "batch": 2}
 ALL = ("teacher", "label", "merge", "student", "evaluate")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """One thread: small tensors are quickest so, and sums come out in one order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def data(tmp_path: Path, schema: ClassSchema, make_image: Callable[..., object]) -> Path:
-    """Three fine samples, two extra images with partial human labels, two to validate on, and their classes."""
-    for name, count in (("fine", 3), ("extra", 2), ("val", 2)):
-        for number in range(count):
-            make_image(tmp_path / name / f"{number}.png", (40, 48), 10 * len(name) + number)
-            values = np.random.default_rng(number).choice(np.array([0, 1, 2, 255], np.uint8), (5, 6))
-            (tmp_path / f"{name}_labels").mkdir(exist_ok=True)
-            Image.fromarray(values.repeat(8, 0).repeat(8, 1)).save(tmp_path / f"{name}_labels/{number}.png")
-    (tmp_path / "classes.json").write_text(json.dumps(schema.to_dict()))
-    return tmp_path
 
 
 def settings_for(data: Path, **changes: Any) -> RunSettings:
@@ -261,7 +238,10 @@ def test_stages_have_the_defaults_of_their_commands(data: Path) -> None:
         images=data / "extra", teacher=str(data / "t.pt"), classes=settings.classes, out=data / "out/auto"
     )
     assert settings.merging() == MergeSettings(
-        coarse=data / "extra_labels", auto=data / "out/auto", classes=settings.classes, out=data / "out/merged"
+        coarse=data / "extra_labels",
+        auto=data / "out/auto",
+        classes=settings.classes,
+        out=data / "out/merged",
     )
     shared = {
         f"{name}_{what}": data / f"{name}{end}"

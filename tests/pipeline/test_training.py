@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +43,6 @@ COLOURS = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200]], np.uint8)
 CLASSES = {
     "classes": [{"name": n, "color": c.tolist()} for n, c in zip(("red", "green", "blue"), COLOURS, strict=True)]
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """One thread: small tensors are quickest so, and sums come out in one order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def write_set(root: Path, name: str, count: int, *, ignore: float = 0.1) -> None:
