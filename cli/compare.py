@@ -6,7 +6,7 @@ import click
 
 from cli.console import Console, Stages, human_seconds
 from cli.options import FOLDER, OUT, Names, Numbers, ids_option, json_option, layout_option, settings_option
-from cli.train_options import recipe_options
+from cli.train_options import flags_win, recipe_options
 from cli.training_view import TrainingView
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def compare(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validat
 
     console = Console(as_json=as_json)
     options["set"] = tuple(text for texts in options["set"] for text in texts)
-    settings = CompareSettings.checked(**options)
+    settings = CompareSettings.checked(**flags_win(options))
     comparison = None
     with Stages() as stages:
         view = _View(console, stages, settings.seed)

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.console import Console, Stages
+from cli.exit_codes import ExitCode
 from cli.options import FILE, FOLDER, OUT, Numbers, ids_option, json_option, layout_option, settings_option
-from cli.train_options import recipe_options
+from cli.train_options import flags_win, recipe_options
 from cli.training_view import TrainingView
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def rounds(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validate
     result = None
     with Stages() as stages:
         view = TrainingView(console, stages)
-        for progress in run_rounds(RoundsSettings.checked(**options)):
+        for progress in run_rounds(RoundsSettings.checked(**flags_win(options))):
             result = progress.result
             name = f"round {progress.number} of {progress.rounds}"
             if progress.warning:
@@ -61,6 +62,8 @@ def rounds(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validate
     console.say(f"stopped: {result.stopped}")
     console.say(f"best: round {result.best.number}, {result.best.checkpoint}; chosen on the validation images")
     console.finish(result.to_dict() | {"out": str(options["out"])})
+    if any(one.failed for one in result.rounds):
+        raise SystemExit(ExitCode.SOME_ITEMS_FAILED)
 
 
 def _line(one: "Round") -> str:

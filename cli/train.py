@@ -6,7 +6,7 @@ import click
 
 from cli.console import Console, Stages
 from cli.options import FOLDER, OUT, OUT_FILE, Numbers, ids_option, json_option, layout_option, settings_option
-from cli.train_options import recipe_options
+from cli.train_options import flags_win, recipe_options
 from cli.training_view import TrainingView
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def train(*, as_json: bool, dry_run: bool, resume: bool, **options: Any) -> None
     """
     from pipeline.training_settings import TrainSettings
 
-    settings = TrainSettings.checked(**options)
+    settings = TrainSettings.checked(**flags_win(options))
     if resume:
         _require_run(settings)
     if dry_run:

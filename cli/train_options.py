@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from cli.options import FILE, Names, Numbers, PixelSize, device_option, precision_option
 
@@ -78,9 +79,28 @@ _RECIPE: tuple[Decorator, ...] = (
     click.option("--nodes", type=int, default=1, show_default=True, help="Machines."),
     device_option,
     click.option(
-        "--workers", type=int, help="Processes that read and augment.  [default: one less than the processors, 1 to 8]"
+        "--workers",
+        type=int,
+        help="Processes that read and augment.  [default: the processors that are left, 1 to 8]",
     ),
 )
+
+
+_INSTEAD = (("steps", "epochs"), ("epochs", "steps"), ("network", "encoder"))
+
+
+def flags_win(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of the present command, without what a settings file says and a flag has made meaningless.
+
+    Steps given as a flag stand instead of a file's epochs, and a network does away with a file's encoder.
+    """
+    context = click.get_current_context()
+    kept = dict(options)
+    for given, other in _INSTEAD:
+        sources = [context.get_parameter_source(name) for name in (given, other)]
+        if sources == [ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP]:
+            kept[other] = None
+    return kept
 
 
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -20,6 +20,7 @@ from pipeline.settings import Scales
 from pipeline.training import train
 from pipeline.training_progress import TrainProgress, TrainResult
 from pipeline.training_settings import TrainingRecipe, TrainSettings
+from pipeline.training_state import TrainingFolder
 from storage.errors import MissingFileError
 from storage.layouts import Layout
 from storage.schema import Ids, load_schema
@@ -182,6 +183,9 @@ def compare(settings: CompareSettings) -> Iterator[CompareProgress]:
     with claimed_folder(settings.out / SETTINGS, TABLE, settings, CompareSettings.decisive):
         counts = yield from _count(settings, sets)
         order = [(label_set, settings.seed + i) for i in range(settings.seeds) for label_set in sets]
+        # those that are finished come first, and the table is not written before it has them all again
+        order.sort(key=lambda one: not _is_finished(settings, *one))
+        known = sum(_is_finished(settings, *one) for one in order)
         students: list[Student] = []
         comparison = None
         for label_set, seed in order:
@@ -189,11 +193,18 @@ def compare(settings: CompareSettings) -> Iterator[CompareProgress]:
             assert result.scores is not None, "validation images are given"
             students.append(Student(label_set.name, seed, result.scores, result.steps, result.seconds))
             kinds = {s.name: s.kind for s in sets}
-            comparison = compare_students(students, counts, kinds, settings.baseline_of(sets), len(order))
-            _write(settings.out, comparison)
+            if len(students) >= known:
+                in_order = sorted(students, key=lambda student: (list(kinds).index(student.name), student.seed))
+                comparison = compare_students(in_order, counts, kinds, settings.baseline_of(sets), len(order))
+                _write(settings.out, comparison)
         assert comparison is not None, "there are a set and a seed at least"
         name, seed = students[-1].name, students[-1].seed
         yield CompareProgress("finished", name, seed, len(order), len(order), comparison=comparison)
+
+
+def _is_finished(settings: CompareSettings, label_set: LabelSet, seed: int) -> bool:
+    """Whether an earlier run has trained and judged a student; `train` looks at what it was made from."""
+    return TrainingFolder(settings.training(label_set, seed).out).metrics.is_file()
 
 
 def _count(

@@ -16,14 +16,15 @@ from typing import Any, TypeVar
 import torch
 import torch.multiprocessing
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 
 from pipeline.training_settings import TrainSettings
 from storage.errors import AutocoarseError, SettingsError, WorkerError
 
 TIMEOUT = timedelta(hours=2)
-"""How long the processes wait for each other: the first reads the labels, and alone writes. One that dies is noticed
-at once, by its connection."""
+"""How long the processes wait for each other: the first reads the labels, and alone writes. With gloo one that dies is
+noticed at once, by its connection; with NCCL by whoever started the processes."""
 
 Record = TypeVar("Record")
 Work = Callable[[Fabric, TrainSettings], Iterator[Record]]
@@ -31,10 +32,19 @@ Work = Callable[[Fabric, TrainSettings], Iterator[Record]]
 
 def launched_from_outside() -> bool:
     """Whether torchrun or srun has started this process as one of several."""
+    return _launched_processes() > 1
+
+
+def launched_by_slurm() -> bool:
+    """Whether srun has started this process as one of several; it also gives each its own processors."""
+    return launched_from_outside() and "TORCHELASTIC_RUN_ID" not in os.environ
+
+
+def _launched_processes() -> int:
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        return True
-    # a shell that was got from SLURM has its variables too, but was not started by srun as one of several
-    return "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1
+        return int(os.environ.get("WORLD_SIZE", "1"))
+    # of srun alone: a batch script has SLURM's other variables too, but nothing has started it several times
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
 
 
 def is_first_process() -> bool:
@@ -56,6 +66,12 @@ def run_in_processes(work: Work[Record], settings: TrainSettings, device: torch.
         SettingsError: there are not so many devices, or several machines and no launcher.
         WorkerError: a process died.
     """
+    launched = _launched_processes()
+    if launched not in (1, settings.world):
+        raise SettingsError(
+            f"{launched} processes were started together, but {settings.devices} devices on {settings.nodes} machines "
+            f"are asked for; say --devices and --nodes so that their product is {launched}"
+        )
     if settings.world == 1:
         yield from work(_single(device), settings)
     elif launched_from_outside():
@@ -89,7 +105,15 @@ def _several(settings: TrainSettings, device: torch.device, start: Any) -> Fabri
         raise SettingsError(f"devices is {settings.devices}, but this machine has {torch.cuda.device_count()}")
     # batch norm's statistics are synchronised as they arise, and need not be sent again
     strategy = DDPStrategy(start_method=start, broadcast_buffers=False, gradient_as_bucket_view=True, timeout=TIMEOUT)
-    return Fabric(accelerator=device.type, devices=settings.devices, num_nodes=settings.nodes, strategy=strategy)
+    # processes that are started here must not take themselves for those of a batch system
+    environment = [LightningEnvironment()] if start == "spawn" else None
+    return Fabric(
+        accelerator=device.type,
+        devices=settings.devices,
+        num_nodes=settings.nodes,
+        strategy=strategy,
+        plugins=environment,  # type: ignore[arg-type] # a list of one kind of plugin is one of plugins
+    )
 
 
 def _spawn(work: Work[Record], settings: TrainSettings, device: torch.device) -> Iterator[Record]:
@@ -108,6 +132,7 @@ def _spawn(work: Work[Record], settings: TrainSettings, device: torch.device) ->
         finally:
             records.put(None)
 
+    others = set(torch.multiprocessing.active_children())
     thread = threading.Thread(target=launch, name="training processes", daemon=True)
     thread.start()
     failure = None
@@ -119,7 +144,7 @@ def _spawn(work: Work[Record], settings: TrainSettings, device: torch.device) ->
             else:
                 yield record
     except BaseException:  # the consumer has gone: Ctrl-C, or it asks for no more
-        for process in torch.multiprocessing.active_children():
+        for process in set(torch.multiprocessing.active_children()) - others:
             process.terminate()
         raise
     thread.join()
@@ -132,8 +157,17 @@ def _spawn(work: Work[Record], settings: TrainSettings, device: torch.device) ->
         ) from error
 
 
+def _end_with_parent() -> None:
+    """End this process when the one that started it has ended, however it ended: the folder's lock has gone with it."""
+    parent = torch.multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _work_in_process(fabric: Fabric, work: Work[Any], settings: TrainSettings, records: Any) -> None:  # noqa: ANN401 - a queue
     _be_quiet()
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     try:
         for record in work(fabric, settings):
             if fabric.is_global_zero:

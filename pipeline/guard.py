@@ -23,13 +23,16 @@ def hash_images(samples: Sequence[Sample]) -> Iterator[str]:
             pool.shutdown(cancel_futures=True)
 
 
-def refuse_trained_images(samples: Sequence[Sample], trained_on: Mapping[str, str], what: str) -> None:
+def refuse_trained_images(
+    samples: Sequence[Sample], trained_on: Mapping[str, str], what: str, digests: Sequence[str] | None = None
+) -> None:
     """Refuse to judge a network on images that it knows.
 
     Args:
         samples: what it is to be judged on.
         trained_on: sha256 of each image file it was trained on -> its key; empty where that is not known.
         what: the network, for the message.
+        digests: sha256 of the samples' image files, where it is known; else they are read.
 
     Raises:
         LeakError: a sample's image is among them; the message names the first few.
@@ -38,7 +41,7 @@ def refuse_trained_images(samples: Sequence[Sample], trained_on: Mapping[str, st
         return
     known = [
         (sample, trained_on[digest])
-        for sample, digest in zip(samples, hash_images(samples), strict=True)
+        for sample, digest in zip(samples, digests or hash_images(samples), strict=True)
         if digest in trained_on
     ]
     if known:

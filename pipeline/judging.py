@@ -3,6 +3,7 @@
 What the scores are is in `evaluation`.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation import EvaluationProgress, Scores, evaluate_network
+from pipeline.samples import collect_samples
 from storage.errors import MissingFileError
 from storage.layouts import Layout
 from storage.ledger import file_digest
@@ -63,9 +65,7 @@ def judge_checkpoint(
     how = {
         "network": file_digest(checkpoint),
         "classes": schema.digest,
-        "images": str(images),
-        "truth": str(truth),
-        "layout": layout,
+        "files": _fingerprint(images, truth, layout, ids),
         "ids": ids,
         "scales": list(scales),
         "threshold": threshold,
@@ -92,6 +92,13 @@ def judge_checkpoint(
     cache.parent.mkdir(exist_ok=True)
     write_atomically(cache, json.dumps({"judged": how, "scores": asdict(scores)}, indent=1).encode())
     yield scores
+
+
+def _fingerprint(images: Path, truth: Path, layout: Layout, ids: Ids | None) -> str:
+    """Of the images and their truth by name, size and time: no file is read."""
+    samples = collect_samples(images, truth, "fine", layout, ids, partial=True).samples
+    files = [(s.key, *((f.st_size, f.st_mtime_ns) for f in (s.image.stat(), s.label.path.stat()))) for s in samples]
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
 def _known(cache: Path, how: dict[str, Any]) -> Scores | None:

@@ -18,6 +18,7 @@ from pipeline.merging import MergeRun, MergeSettings
 from pipeline.rounds_settings import RoundsSettings
 from pipeline.training import train
 from pipeline.training_progress import TrainProgress
+from pipeline.training_state import TrainingFolder
 from storage.errors import LabelError, MissingFileError
 from storage.workspace import write_atomically
 
@@ -34,6 +35,8 @@ class Round:
     """Of the labels that it makes, above the threshold: their precision and coverage."""
     ignored: float | None
     """Share of the pixels of the extra images' labels, which it was trained on, that are no class; None of number 0."""
+    failed: int = 0
+    """Extra images that it was not trained on, because they have no label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,15 +142,17 @@ def _round(settings: RoundsSettings, history: Sequence[Round]) -> Generator[Roun
     """Make the network of the next round, the first teacher if there is none yet, and judge it."""
     number = len(history)
     folder = settings.out / f"round-{number}"
-    ignored = None
+    learned_from: _Labels | None = None
     scores: Scores | None = None
     if number:
         labels_of_round = folder / "auto"
-        ignored = yield from _label(settings, number, labels_of_round, history[-1].checkpoint)
+        # an image that was mended since must not make the round's student, and all after it, worthless
+        fixed = TrainingFolder(folder / "student").has_state()
+        learned_from = yield from _label(settings, number, labels_of_round, history[-1].checkpoint, fixed=fixed)
         if (merging := settings.merging(folder / "merged", labels_of_round)) is not None:
             labels_of_round = merging.out
-            ignored = yield from _merge(settings, number, merging)
-        if ignored == 1:
+            learned_from = yield from _merge(settings, number, merging, fixed=fixed)
+        if learned_from.ignored == 1:
             raise LabelError(
                 f"{history[-1].checkpoint} is nowhere surer than the threshold {settings.threshold:g}: "
                 f"{labels_of_round} holds no labelled pixel to learn from; lower --threshold and choose another "
@@ -161,31 +166,49 @@ def _round(settings: RoundsSettings, history: Sequence[Round]) -> Generator[Roun
     if scores is None:
         scores = yield from _judge(settings, number, checkpoint, 0, folder / "network.json")
     labels = yield from _judge(settings, number, checkpoint, settings.threshold, folder / "labels.json")
-    return Round(number, checkpoint, scores, labels, ignored)
+    if learned_from is None:
+        return Round(number, checkpoint, scores, labels, None)
+    return Round(number, checkpoint, scores, labels, learned_from.ignored, learned_from.failed)
 
 
-def _label(settings: RoundsSettings, number: int, out: Path, teacher: Path) -> Generator[RoundsProgress, None, float]:
-    """Label the extra images; returns the share of their pixels that is given no class."""
+@dataclass(frozen=True, slots=True)
+class _Labels:
+    """The labels of a round."""
+
+    ignored: float
+    """Share of their pixels that is no class."""
+    failed: int
+    """Images that have none."""
+
+
+def _label(
+    settings: RoundsSettings, number: int, out: Path, teacher: Path, *, fixed: bool
+) -> Generator[RoundsProgress, None, _Labels]:
+    """Label the extra images, unless the labels are fixed: a student is learning from them, or has."""
     with LabelRun(settings.labelling(out, teacher)) as run:
-        for done, _ in enumerate(run, len(run.plan.done) + 1):
+        for done, _ in enumerate(() if fixed else run, len(run.plan.done) + 1):
             yield RoundsProgress(number, settings.rounds, "label", done, run.plan.total)
         summary = run.summary
-        if summary.failed:
-            warning = f"{summary.failed} images could not be labelled, the reasons are in {run.workspace.failures}"
+        failed = summary.total - summary.skipped - summary.labelled
+        if failed:
+            warning = f"{failed} images have no label, the reasons are in {run.workspace.failures}"
             yield RoundsProgress(number, settings.rounds, "label", summary.total, summary.total, warning=warning)
-    return summary.ignore_fraction
+    return _Labels(summary.ignore_fraction, failed)
 
 
-def _merge(settings: RoundsSettings, number: int, merging: MergeSettings) -> Generator[RoundsProgress, None, float]:
-    """Let the round's labels fill the human ones; returns the share of the pixels that neither gives a class."""
+def _merge(
+    settings: RoundsSettings, number: int, merging: MergeSettings, *, fixed: bool
+) -> Generator[RoundsProgress, None, _Labels]:
+    """Let the round's labels fill the human ones, unless the merged labels are fixed."""
     with MergeRun(merging) as run:
-        for done, _ in enumerate(run, len(run.plan.done) + 1):
+        for done, _ in enumerate(() if fixed else run, len(run.plan.done) + 1):
             yield RoundsProgress(number, settings.rounds, "merge", done, run.summary.total)
         summary = run.summary
-        if summary.failed:
-            warning = f"{summary.failed} labels could not be merged, the reasons are in {run.workspace.failures}"
+        failed = summary.total - summary.skipped - summary.merged
+        if failed:
+            warning = f"{failed} labels are not merged, the reasons are in {run.workspace.failures}"
             yield RoundsProgress(number, settings.rounds, "merge", summary.total, summary.total, warning=warning)
-    return summary.counts.ignored / summary.counts.pixels if summary.counts.pixels else 0.0
+    return _Labels(summary.counts.ignored / summary.counts.pixels if summary.counts.pixels else 0.0, failed)
 
 
 def _train(

@@ -4,14 +4,17 @@ It reports progress as an iterator and prints nothing. What is drawn is decided 
 `losses`, the steps are taken in `training_run`, and the processes are started in `distributed`.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
 
 from lightning_fabric import Fabric
 
 from pipeline.distributed import is_first_process, run_in_processes
+from pipeline.guard import refuse_trained_images
 from pipeline.memory import keep_freed_memory
 from pipeline.sample_index import SampleIndex, build_index
-from pipeline.training_data import check_validation, collect
+from pipeline.samples import Sample
+from pipeline.training_data import TrainingData, collect, decisive_settings, known_images, make_sampler
 from pipeline.training_plan import plan_training
 from pipeline.training_progress import TrainProgress
 from pipeline.training_run import TrainingRun
@@ -50,6 +53,7 @@ def train(settings: TrainSettings) -> Iterator[TrainProgress]:
         TrainingError: the loss is no number any more.
         WorkerError: one of several processes died.
     """
+    check_precision(settings)
     device = find_device(settings.device)
     if settings.precision == "fp16" and device.type != "cuda":
         raise SettingsError("precision is fp16 and the device cpu, where its small gradients vanish; use bf16 or fp32")
@@ -73,18 +77,31 @@ def dry_run(settings: TrainSettings) -> Iterator[TrainProgress]:
     Raises:
         AutocoarseError: as `train` does, before its first step.
     """
+    check_precision(settings)
     schema = load_schema(settings.classes)
+    folder = TrainingFolder(settings.out, settings.keep)
     lock = Workspace(settings.out).lock()
     try:
-        index = yield from _read_index(settings, schema, TrainingFolder(settings.out))
+        data = yield from _read(settings, schema, folder)
+        folder.load_state(decisive_settings(settings, schema, data.index))  # refuses a run with other settings
+        count = len(data.index.samples)
         if settings.is_pretrained:  # better known now than after hours in a queue
             spec = default_spec(settings.network, len(schema), settings.encoder)
             warning = load_given_weights(build_network(spec), spec, settings)
-            yield TrainProgress("reading", len(index.samples), len(index.samples), warning=warning)
-        plan = plan_training(settings, schema, index)
-        yield TrainProgress("reading", len(index.samples), len(index.samples), plan=plan)
+            yield TrainProgress("reading", count, count, warning=warning)
+        yield TrainProgress("reading", count, count, plan=plan_training(settings, schema, data.index))
     finally:
         lock.release()
+
+
+def check_precision(settings: TrainSettings) -> None:
+    """Refuse fp16 on a CPU, if the settings name one.
+
+    Raises:
+        SettingsError: they do.
+    """
+    if settings.precision == "fp16" and settings.device == "cpu":
+        raise SettingsError("precision is fp16 and the device cpu, where its small gradients vanish; use bf16 or fp32")
 
 
 def _work(fabric: Fabric, settings: TrainSettings) -> Iterator[TrainProgress]:
@@ -95,27 +112,46 @@ def _work(fabric: Fabric, settings: TrainSettings) -> Iterator[TrainProgress]:
     folder = TrainingFolder(settings.out, settings.keep)
     if not fabric.is_global_zero:
         fabric.barrier("index")  # the first process reads the labels, the others then find them indexed
-    index = yield from _read_index(settings, schema, folder)
+    data = yield from _read(settings, schema, folder)
     if fabric.is_global_zero:
         fabric.barrier("index")
-    run = TrainingRun(fabric, settings, schema, folder, index)
+    run = TrainingRun(fabric, settings, schema, folder, data)
     yield from run.train()
     yield from run.finish()
 
 
-def _read_index(
+def _read(
     settings: TrainSettings, schema: ClassSchema, folder: TrainingFolder
-) -> Generator[TrainProgress, None, SampleIndex]:
-    samples, warnings = collect(settings)
+) -> Generator[TrainProgress, None, TrainingData]:
+    """Read all labels, of the validation too: what is wrong with any is known before the first step."""
+    samples, judged, warnings = collect(settings)
     for warning in warnings:
         yield TrainProgress("reading", 0, len(samples), warning=warning)
+    index = yield from _index(samples, schema, settings, settings.index or folder.index)
+    validation = None
+    if judged:
+        validation = yield from _index(judged, schema, settings, folder.validation_index)
+    absent = index.absent_classes(schema)
+    undrawn = make_sampler(settings, index, schema).absent
+    for names, meaning in (
+        (absent, "no label has a pixel of {}: the network cannot learn it"),
+        (undrawn, "only labels that may not be drawn by class have {}: it is not drawn by class"),
+    ):
+        if names:
+            warning = meaning.format(", ".join(names))
+            yield TrainProgress("reading", len(samples), len(samples), warning=warning)
+    trained_on = known_images(settings, index)
+    if validation is not None and not settings.allow_training_images:
+        refuse_trained_images(validation.samples, trained_on, "this very run", validation.image_digests)
+    return TrainingData(index, validation, trained_on)
+
+
+def _index(
+    samples: Sequence[Sample], schema: ClassSchema, settings: TrainSettings, cache: Path
+) -> Generator[TrainProgress, None, SampleIndex]:
     index = None
-    for progress in build_index(samples, schema, tile=settings.crop, cache=settings.index or folder.index):
+    for progress in build_index(samples, schema, tile=settings.crop, cache=cache):
         index = progress.index
         yield TrainProgress("reading", progress.done, progress.total)
     assert index is not None, "the last progress has the index"
-    if absent := index.absent_classes(schema):
-        warning = f"no label has a pixel of {', '.join(absent)}: the network cannot learn it"
-        yield TrainProgress("reading", len(samples), len(samples), warning=warning)
-    check_validation(settings, index)
     return index

@@ -5,6 +5,7 @@ What is drawn is decided in `sampling`; how a crop is cut, in `crops`.
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,63 +17,64 @@ from torch.utils.data import DataLoader
 
 from pipeline.augmentation import Augmentation
 from pipeline.crops import Batch, CropDataset, stack_crops
-from pipeline.guard import refuse_trained_images
+from pipeline.distributed import launched_by_slurm
 from pipeline.sample_index import SampleIndex
-from pipeline.samples import Sample, collect_samples
+from pipeline.samples import Kind, Sample, collect_samples
 from pipeline.sampling import CropSampler
 from pipeline.training_settings import TrainingRecipe, TrainSettings
 from storage.errors import AutocoarseError, MissingFileError
 from storage.ledger import file_digest
 from storage.schema import ClassSchema
+from teacher.checkpoint import checkpoint_of, is_own
+from teacher.weights import read_content
 
 
-def collect(settings: TrainSettings) -> tuple[list[Sample], list[str]]:
-    """The samples of all kinds, and what is worth saying about them.
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """What a run learns from, and what it is judged on."""
+
+    index: SampleIndex
+    validation: SampleIndex | None
+    trained_on: dict[str, str]
+    """What a checkpoint records: sha256 of each image file -> key, also of those that the start weights know."""
+
+
+def collect(settings: TrainSettings) -> tuple[list[Sample], tuple[Sample, ...], list[str]]:
+    """The samples of all kinds, those to validate on, and what is worth saying about them.
 
     Raises:
         MissingFileError, LayoutError: what to learn from, or to validate on, is not there.
     """
     samples: list[Sample] = []
+    validation: tuple[Sample, ...] = ()
     warnings = []
-    for kind in ("fine", "auto", "coarse"):
-        images, labels = getattr(settings, f"{kind}_images"), getattr(settings, f"{kind}_labels")
+    sources: tuple[tuple[str, Kind], ...] = (("fine", "fine"), ("auto", "auto"), ("coarse", "coarse"), ("val", "fine"))
+    for name, kind in sources:
+        images, labels = getattr(settings, f"{name}_images"), getattr(settings, f"{name}_labels")
         if images is None:
             continue
-        collection = collect_samples(images, labels, kind, settings.layout, settings.ids, partial=kind != "fine")
-        samples += collection.samples
+        collection = collect_samples(images, labels, kind, settings.layout, settings.ids, partial=name != "fine")
         if left_out := len(collection.images_without_label):
             warnings.append(f"{left_out} images of {images} have no {kind} label and are left out")
-    validation_samples(settings)  # a wrong path must be known now, not after hours of training
-    return samples, warnings
+        if name == "val":
+            validation = collection.samples
+        else:
+            samples += collection.samples
+    return samples, validation, warnings
 
 
-def validation_samples(settings: TrainSettings) -> tuple[Sample, ...]:
-    """The samples that the network is validated on; none where nothing was named."""
-    if settings.val_images is None or settings.val_labels is None:
-        return ()
-    return collect_samples(
-        settings.val_images, settings.val_labels, "fine", settings.layout, settings.ids, partial=True
-    ).samples
+def known_images(settings: TrainSettings, index: SampleIndex) -> dict[str, str]:
+    """The images that the network will have been trained on: sha256 of the file -> key.
 
-
-def trained_images(index: SampleIndex) -> dict[str, str]:
-    """What a checkpoint records of the images it was trained on: sha256 of the file -> key."""
-    return {digest: sample.key for sample, digest in zip(index.samples, index.image_digests, strict=True)}
-
-
-def check_validation(settings: TrainSettings, index: SampleIndex) -> None:
-    """Refuse to validate on images that are trained on, unless that is allowed.
-
-    Raises:
-        LeakError: there are such images.
+    Those that its start weights were trained on, if they say so, are among them.
     """
-    if not settings.allow_training_images:
-        refuse_trained_images(validation_samples(settings), trained_images(index), "this very run")
-
-
-def count_fine(index: SampleIndex) -> int:
-    """Samples whose labels are complete: what an epoch is counted by."""
-    return sum(sample.kind in ("fine", "reviewed") for sample in index.samples)
+    inherited: dict[str, str] = {}
+    if settings.start_weights is not None:
+        content = read_content(settings.start_weights)
+        if is_own(content):
+            inherited = checkpoint_of(content, settings.start_weights).record.get("images", {})
+    own = {digest: sample.key for sample, digest in zip(index.samples, index.image_digests, strict=True)}
+    return inherited | own
 
 
 def decisive_settings(settings: TrainSettings, schema: ClassSchema, index: SampleIndex) -> dict[str, Any]:
@@ -163,4 +165,5 @@ def reading_processes(settings: TrainSettings) -> int:
         return settings.workers
     # a container or a batch system often allows fewer processors than the machine has
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(allowed // settings.devices - 1, 1), 8)
+    mine = allowed if launched_by_slurm() else allowed // settings.devices
+    return min(max(mine - 1, 1), 8)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.sample_index import SampleIndex
 from pipeline.training_cost import device_speed, measure_cost
-from pipeline.training_data import count_fine, make_sampler
+from pipeline.training_data import make_sampler
 from pipeline.training_settings import TrainSettings
 from storage.errors import SettingsError
 from storage.schema import ClassSchema
@@ -78,7 +78,7 @@ def plan_training(settings: TrainSettings, schema: ClassSchema, index: SampleInd
         auxiliary_weight=settings.auxiliary_loss,
         scale_weight=settings.scale_loss,
     )
-    steps = settings.total_steps(count_fine(index))
+    steps = settings.total_steps(make_sampler(settings, index, schema).epoch_crops)
     try:
         device = find_device(settings.device)
     except SettingsError:  # a plan for another machine

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from pipeline.crops import Batch
 from pipeline.evaluation import Scores
-from pipeline.sample_index import SampleIndex
 from pipeline.settings import settings_digest
-from pipeline.training_data import count_fine, decisive_settings, make_sampler, read_batches, trained_images
+from pipeline.training_data import TrainingData, decisive_settings, make_sampler, read_batches
 from pipeline.training_plan import plan_training
 from pipeline.training_progress import TrainProgress, TrainResult
 from pipeline.training_settings import TrainSettings
@@ -27,14 +26,14 @@ from pipeline.training_state import TrainingFolder
 from pipeline.training_step import Trainer
 from pipeline.training_validation import validate_together
 from pipeline.training_watch import Meter, MixCounter, Watcher
-from storage.errors import TrainingError
+from storage.errors import TrainingError, WorkerError
 from storage.schema import ClassSchema
 from teacher import Teacher
 from teacher.checkpoint import save_checkpoint
 from teacher.networks.registry import default_spec
 
 SAVE_SECONDS = 120
-"""A state is saved after this long even if `checkpoint_every` steps are not done: what a stop costs at most."""
+"""A state is saved with the first line of the log after this long, even if `checkpoint_every` steps are not done."""
 
 LOG_EVERY = 10
 """Steps between two lines of the log; their loss is the mean over these steps."""
@@ -50,20 +49,21 @@ class TrainingRun:
         settings: of the run.
         schema: its classes.
         folder: where the first process writes.
-        index: what is learned from.
+        data: what is learned from, and what it is judged on.
 
     Raises:
         SettingsError, MissingFileError, CheckpointError: the network cannot be made.
     """
 
     def __init__(
-        self, fabric: Fabric, settings: TrainSettings, schema: ClassSchema, folder: TrainingFolder, index: SampleIndex
+        self, fabric: Fabric, settings: TrainSettings, schema: ClassSchema, folder: TrainingFolder, data: TrainingData
     ) -> None:
-        self._fabric, self._settings, self._schema, self._folder, self._index = fabric, settings, schema, folder, index
+        self._fabric, self._settings, self._schema, self._folder, self._data = fabric, settings, schema, folder, data
+        self._index = data.index
         self._spec = default_spec(settings.network, len(schema), settings.encoder)
-        self._steps = settings.total_steps(count_fine(index))
-        self._decisive = decisive_settings(settings, schema, index)
-        self._epoch_crops = make_sampler(settings, index, schema).epoch_crops
+        self._epoch_crops = make_sampler(settings, data.index, schema).epoch_crops
+        self._steps = settings.total_steps(self._epoch_crops)
+        self._decisive = decisive_settings(settings, schema, data.index)
         self._trainer = Trainer(settings, self._spec, self._steps, fabric)
         self._mix = MixCounter(len(schema))
         self._seconds = 0.0
@@ -108,6 +108,7 @@ class TrainingRun:
                 yield self._report(meter, rate, watcher)
                 yield from self._validate_if_due(watcher, batches[0])
                 self._save_if_due()
+                meter.restart()  # validating and saving are no part of the steps
         finally:
             if watcher is not None:
                 watcher.close()
@@ -120,7 +121,15 @@ class TrainingRun:
         """Bring the folder and the trainer to where an earlier run stopped."""
         state, warnings = self._folder.load_state(self._decisive)
         if self._first:
+            self._folder.tidy()
             self._settings.write(self._folder.settings, "train")
+        step = 0 if state is None else int(state["step"])
+        first = self._fabric.broadcast(step)
+        if step != first:
+            raise WorkerError(
+                f"this process finds the run in {self._folder.root} at step {step}, the first one at step {first}: "
+                f"--out must be a folder that all machines see alike; run the same command again"
+            )
         for warning in warnings:
             yield TrainProgress("training", 0, self._steps, warning=warning)
         if state is None:
@@ -131,7 +140,6 @@ class TrainingRun:
         self._seconds, self._best = float(state["seconds"]), float(state["best"])
         if self._first:  # it has counted for all of them
             self._mix.load(state["mix"])
-        step = self._trainer.step
         how = "is finished" if step == self._steps else "goes on"
         message = f"the run in {self._folder.root} {how} at step {step} of {self._steps}"
         yield TrainProgress("training", step, self._steps, message=message)
@@ -142,10 +150,11 @@ class TrainingRun:
             self._mix.add(batch)
         step, crops = self._trainer.step, self._settings.crops_a_step
         epoch = step * crops // self._epoch_crops
-        if epoch > (step - 1) * crops // self._epoch_crops:
+        ended = epoch > (step - 1) * crops // self._epoch_crops
+        if ended or step == self._steps:  # the last one may end early
             mix = self._summed_mix()
             if watcher is not None:
-                watcher.mix(mix, step, epoch)
+                watcher.mix(mix, step, epoch if ended else epoch + 1)
             self._mix = MixCounter(len(self._schema))
 
     def _summed_mix(self) -> MixCounter:
@@ -234,7 +243,7 @@ class TrainingRun:
             "weights": weights,
             "settings": settings_digest(self._decisive),
             "samples": dict(Counter(sample.kind for sample in self._index.samples)),
-            "images": trained_images(self._index),
+            "images": self._data.trained_on,
             **more,
         }
         save_checkpoint(path, network, self._spec, self._schema, record)
@@ -252,16 +261,22 @@ class TrainingRun:
             # the result comes last: where it is, all is
             for path, (name, network) in reversed(list(zip(paths, self._networks().items(), strict=False))):
                 self._write(path, network, name, {})
-        how = settings.model_dump(mode="json", include={"val_images", "val_labels", "scales", "layout", "ids"})
+        judged_on = None if self._data.validation is None else self._data.validation.digest
+        how = {"images_and_labels": judged_on, "scales": list(settings.scales), "precision": settings.precision}
         metrics = self._fabric.broadcast(folder.load_metrics())
         if metrics is None or metrics["validated"] != how:
             validation: dict[str, Any] = {}
             if settings.val_images is not None:
+                watcher = Watcher(folder, self._schema, self._steps) if self._first else None
                 for name, network in self._networks().items():
                     judged = yield from self._validate(self._teacher(network))
+                    if watcher is not None:
+                        watcher.scores(judged, self._steps, name)
                     if not validation and settings.validate_every is not None:
                         self._keep_if_best(judged, name, network)
                     validation[name] = asdict(judged)
+                if watcher is not None:
+                    watcher.close()
             metrics = {"steps": self._steps, "seconds": self._seconds, "validated": how, "validation": validation}
             if self._first:
                 folder.save_metrics(metrics)

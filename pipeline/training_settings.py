@@ -174,10 +174,10 @@ class TrainingRecipe(Settings):
         """Crops of one update of the weights, over all devices and accumulated batches."""
         return self.crops_together * self.accumulate
 
-    def total_steps(self, fine_images: int) -> int:
-        """Updates of the weights in the whole run, at least 1."""
+    def total_steps(self, epoch_crops: int) -> int:
+        """Updates of the weights in the whole run, at least 1, with so many crops an epoch."""
         if self.epochs is not None:
-            return max(1, round(self.epochs * fine_images / self.crops_a_step))
+            return max(1, round(self.epochs * epoch_crops / self.crops_a_step))
         return DEFAULT_STEPS if self.steps is None else self.steps
 
 
@@ -210,7 +210,7 @@ class TrainSettings(TrainingRecipe):
     """Steps between two evaluations during the run, the best of which is kept; None: at the end only."""
     device: str = "auto"
     workers: int | None = Field(None, ge=0, le=256)
-    """Processes that read and augment; 0: none but this one; None: one less than the processors, 1 to 8."""
+    """Processes that read and augment; 0: none but this one; None: 1 to 8, one less than the processors there are."""
     checkpoint_every: int = Field(200, ge=1)
     """Steps between two saved states, from which an interrupted run goes on."""
     keep: int = Field(2, ge=1, le=1000)

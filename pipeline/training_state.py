@@ -13,7 +13,7 @@ import torch
 
 from pipeline.settings import settings_difference
 from storage.errors import CheckpointError, ForeignSettingsError, WorkspaceError
-from storage.workspace import write_atomically
+from storage.workspace import remove_partial_files, write_atomically
 
 
 class TrainingFolder:
@@ -33,6 +33,7 @@ class TrainingFolder:
         self.best_checkpoint = root / "best.pt"
         self.states = root / "states"
         self.index = root / "index.npz"
+        self.validation_index = root / "validation.npz"
         self.log = root / "log.jsonl"
         self.tensorboard = root / "tensorboard"
         self.metrics = root / "metrics.json"
@@ -96,6 +97,11 @@ class TrainingFolder:
         outdated = [path for path in self._saved() if path <= latest][: -self._keep]
         for path in outdated:
             path.unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        """Throw away what a killed process left half written; only the process that has the folder may do this."""
+        for folder in (self.root, self.states):
+            remove_partial_files(folder)
 
     def rewind_log(self, step: int) -> None:
         """Forget what was logged after a step: it will be done, and logged, again."""

@@ -84,6 +84,10 @@ class Meter:
         self._reset()
         return figures, seconds
 
+    def restart(self) -> None:
+        """Start the clock now: what came since the last figures was no step."""
+        self._started = time.perf_counter()
+
 
 class MixCounter:
     """Counts what an epoch's crops held, by kind and class.

@@ -38,10 +38,19 @@ def write_atomically(path: Path, content: bytes, scratch: Path | None = None) ->
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_UMASK)  # temporary files are private, labels are to be shared like any other file
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        raise WorkspaceError(f"cannot write {path}: {_explain(error)}") from error
+        if isinstance(error, OSError):
+            raise WorkspaceError(f"cannot write {path}: {_explain(error)}") from error
+        raise
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Throw away what `write_atomically` left in a folder when its process was killed; nobody else may write there."""
+    for path in folder.glob(".*.partial"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
 
 
 # the process-wide mask can only be read by setting it, which is not safe once threads run: so once, at import

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -11,6 +12,7 @@ from PIL import Image
 
 from cli.main import main
 from cli.train import train
+from cli.train_options import flags_win
 from pipeline.training_settings import TrainSettings
 
 
@@ -243,3 +245,15 @@ def test_source_ids_that_nobody_knows_are_warned_of(data: Path) -> None:
     assert warned.exit_code == 0
     assert "2 pixels of the truth have source ids that classes does not know" in warned.stderr
     assert "source ids" not in invoke(*arguments, "--truth", data / "known").stderr
+
+
+def test_flags_win_over_what_a_recipe_says_otherwise(data: Path) -> None:
+    """Steps as a flag stand instead of a recipe's epochs, and another network does away with its encoder."""
+    arguments = [
+        *("--settings", "cityscapes-deeplab", "--fine-images", data / "images", "--fine-labels", data / "labels"),
+        *("--steps", "5", "--network", "hrnet-ocr", "--out", data / "out"),
+    ]
+    context = train.make_context("train", [str(a) for a in arguments], parent=click.Context(main))
+    with context.scope():
+        options = flags_win(context.params)
+    assert (options["steps"], options["epochs"], options["encoder"]) == (5, None, None)

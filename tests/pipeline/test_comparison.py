@@ -216,3 +216,14 @@ def test_a_runs_ledger_has_the_counts(data: Path, run: Path, schema: ClassSchema
     (data / "extra/0.png").rename(data / "some/0.png")
     assert counted(data, run, schema, images="some")[0].images == 1
     assert counted(data, run, schema, images="some")[0].pixels == 40 * 48
+
+
+def test_added_set_does_not_cost_the_table(data: Path) -> None:
+    """While a set that was added is still trained, the table holds all that was finished before, in the sets' order."""
+    finished(settings_for(data, seeds=2))
+    more = settings_for(data, seeds=2, set=(f"a={data / 'extra_labels'}", f"coarse={data / 'extra_labels'}"))
+    steps = compare(more)
+    next(s for s in steps if s.training is not None and s.training.figures is not None)
+    steps.close()  # type: ignore[attr-defined] # a generator
+    rows = json.loads((data / "out/comparison.json").read_text())["rows"]
+    assert [(row["name"], len(row["miou"]["values"])) for row in rows] == [("fine", 2), ("coarse", 2)]

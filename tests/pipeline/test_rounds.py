@@ -123,13 +123,17 @@ def test_labels_without_a_pixel_end_the_rounds(data: Path, schema: ClassSchema) 
         next(run_rounds(settings_for(data, teacher=data / "nothing.pt", out=data / "other")))
 
 
-def test_images_that_fail_are_warned_of(data: Path, tiny_teacher: Path) -> None:
-    """An image that cannot be labelled is said, and left out."""
-    (data / "extra/2.png").write_bytes(b"no image")
-    steps = run_rounds(settings_for(data, teacher=tiny_teacher))
-    warned = next(s for s in steps if s.warning)
-    steps.close()  # type: ignore[attr-defined] # a generator
-    assert warned.warning.startswith("1 images could not be labelled")
+def test_failed_image_costs_itself_alone(data: Path, tiny_teacher: Path) -> None:
+    """An image that cannot be labelled is said and left out; mended later, it does not cost the finished rounds."""
+    good = (data / "extra/1.png").read_bytes()
+    (data / "extra/1.png").write_bytes(b"no image")
+    first, steps = finished(settings_for(data, teacher=tiny_teacher))
+    assert next(s.warning for s in steps if s.warning).startswith("1 images have no label")
+    assert [one.failed for one in first.rounds] == [0, 1]
+    (data / "extra/1.png").write_bytes(good)
+    again, steps = finished(settings_for(data, teacher=tiny_teacher))
+    assert again == first
+    assert not [s for s in steps if s.training is not None and s.training.figures is not None]
 
 
 def made_up(number: int, miou: float, precision: float | None) -> Round:

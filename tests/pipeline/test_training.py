@@ -485,9 +485,10 @@ def test_best_of_the_validations_is_kept(data: Path) -> None:
     validation = {"val_images": data / "val_images", "val_labels": data / "val_labels", "validate_every": 2}
     result, _ = run(settings_for(data, steps=6, learning_rate=5e-3, **validation))
     judged = [line for line in read_log(data / "out") if line.get("weights") == "averaged"]
-    assert [line["step"] for line in judged] == [2, 4]
+    assert [line["step"] for line in judged] == [2, 4, 6]
     assert result.scores is not None
-    best = max(*(line["miou"] for line in judged), result.scores.miou)
+    assert judged[-1]["miou"] == result.scores.miou
+    best = max(line["miou"] for line in judged)
     assert load_checkpoint(data / "out/best.pt").record["miou"] == pytest.approx(best)
 
 
@@ -551,3 +552,66 @@ def test_epochs_are_counted_by_fine_images(data: Path) -> None:
     assert [line["epoch"] for line in mixes] == [1, 2, 3]
     assert all(sum(kind["crops"] for kind in line["mix"].values()) == 4 for line in mixes)
     assert all(set(kind["pixels"]) == {"red", "green", "blue"} for line in mixes for kind in line["mix"].values())
+
+
+def test_start_weights_bring_along_what_they_were_trained_on(data: Path) -> None:
+    """A network that starts from another's weights is not judged on the images of that other either."""
+    val = {"fine_images": data / "val_images", "fine_labels": data / "val_labels"}
+    first, _ = run(settings_for(data, steps=1, out=data / "first", **val))
+    known = {"val_images": data / "val_images", "val_labels": data / "val_labels"}
+    start = {"steps": 1, "out": data / "second", "start_weights": first.checkpoint}
+    with pytest.raises(LeakError, match="2 of 2 images"):
+        run(settings_for(data, **start, **known))
+    second, _ = run(settings_for(data, **start))
+    assert len(load_checkpoint(second.checkpoint).record["images"]) == 6
+
+
+def test_bad_validation_label_is_known_before_the_first_step(data: Path) -> None:
+    """A label to validate on that cannot be read stops the run, and the dry run, before anything is trained."""
+    settings = settings_for(data, val_images=data / "val_images", val_labels=data / "val_labels")
+    (data / "val_labels/town/1.png").write_bytes(b"torn")
+    for way in (train, dry_run):
+        with pytest.raises(LabelError, match=r"val_labels/town/1\.png"):
+            list(way(settings))
+    assert not (data / "out/log.jsonl").exists()
+
+
+def test_changed_validation_labels_are_judged_again(data: Path) -> None:
+    """Scores rest on what the validation files hold, not on where they lie: other labels there, other scores."""
+    settings = settings_for(data, steps=2, val_images=data / "val_images", val_labels=data / "val_labels")
+    before, _ = run(settings)
+    for path in (data / "val_labels").rglob("*.png"):
+        Image.fromarray(np.full((40, 48), 2, np.uint8)).save(path)
+    after, steps = run(settings)
+    assert not [s for s in steps if s.figures is not None]
+    assert after.scores is not None
+    assert after.scores != before.scores
+    assert after.scores.recall_by_class["red"] is None
+
+
+def test_log_has_the_last_validation_and_all_crops(data: Path) -> None:
+    """The scores at the end are in the log as well, and the mixes add up to every crop, also of an unfinished epoch."""
+    validation = {"val_images": data / "val_images", "val_labels": data / "val_labels"}
+    result, _ = run(settings_for(data, steps=3, **validation))
+    log = read_log(data / "out")
+    assert [line["miou"] for line in log if line.get("weights") == "averaged"] == [result.scores and result.scores.miou]
+    assert sum(line["mix"]["fine"]["crops"] for line in log if "mix" in line) == 6  # one epoch and a half
+
+
+def test_dry_run_refuses_what_the_run_would(data: Path) -> None:
+    """A folder with a run of other settings is refused by the dry run too."""
+    run(settings_for(data, steps=1))
+    with pytest.raises(ForeignSettingsError, match="steps: 1 -> 2"):
+        list(dry_run(settings_for(data, steps=2)))
+
+
+def test_boosted_class_without_places_is_warned_of(data: Path) -> None:
+    """A class that may not be drawn from the labels that have it is named before the first step."""
+    for path in (data / "fine_labels").rglob("*.png"):
+        values = np.array(Image.open(path))
+        values[values == 2] = 255
+        Image.fromarray(values).save(path)
+    auto = {"auto_images": data / "auto_images", "auto_labels": data / "auto_labels"}
+    *_, last = steps = list(dry_run(settings_for(data, boost_classes=("green",), **auto)))
+    assert last.plan is not None
+    assert any("blue: it is not drawn by class" in s.warning for s in steps)

@@ -1,6 +1,10 @@
 """Training in several processes, and in steps of several batches, is training in one."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ from lightning_fabric import Fabric
 from PIL import Image
 
 from pipeline.crops import Batch
-from pipeline.distributed import run_in_processes
+from pipeline.distributed import launched_from_outside, run_in_processes
 from pipeline.training import train
 from pipeline.training_data import crop_numbers
 from pipeline.training_settings import TrainingRecipe, TrainSettings
@@ -128,8 +132,6 @@ def test_error_in_a_process_is_raised_as_it_was(data: Path) -> None:
 
 def _die(fabric: Any, settings: TrainSettings) -> Any:
     if fabric.global_rank == 1:
-        import os
-
         os._exit(9)
     yield settings.steps
     fabric.barrier()
@@ -145,3 +147,68 @@ def test_several_machines_need_a_launcher(data: Path) -> None:
     """With several machines and no launcher the message says how to start the command on each."""
     with pytest.raises(SettingsError, match="torchrun --nnodes 2 --nproc-per-node 4"):
         losses(settings_for(data, batch=1, devices=4, nodes=2))
+
+
+@pytest.mark.parametrize(("launched", "devices"), [(2, 1), (2, 4)])
+def test_number_of_launched_processes_must_be_what_is_asked_for(
+    data: Path, monkeypatch: pytest.MonkeyPatch, launched: int, devices: int
+) -> None:
+    """Processes that a launcher has started are not taken for single runs in one folder, nor waited for in vain."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", str(launched))
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(SettingsError, match="2 processes were started together"):
+        losses(settings_for(data, devices=devices))
+
+
+def test_batch_script_is_not_taken_for_one_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SLURM's variables of a job mean nothing without those that srun alone sets."""
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    assert not launched_from_outside()
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    assert launched_from_outside()
+
+
+def test_processes_end_with_the_one_that_started_them(data: Path) -> None:
+    """When the starting process is killed its training processes end: they would write into a folder without lock."""
+    settings = settings_for(data, batch=4, devices=2).model_dump_json()
+    script = (
+        "import os, signal, torch\n"
+        "from pipeline.training_settings import TrainSettings\n"
+        "from pipeline.distributed import run_in_processes\n"
+        f"settings = TrainSettings.model_validate_json({settings!r})\n"
+        "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGINT, signal.SIG_IGN)\n"  # as in a script's background job
+        "    import helper\n"
+        "    for pid in run_in_processes(helper.wait, settings, torch.device('cpu')):\n"
+        "        print(pid, flush=True)\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    (data / "helper.py").write_text(
+        "import os, time\ndef wait(fabric, settings):\n    yield os.getpid()\n    time.sleep(60)\n"
+    )
+    (data / "main.py").write_text(script)
+    root = Path(__file__).resolve().parents[2]
+    process = subprocess.run(
+        [sys.executable, data / "main.py"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(data)])},
+    )
+    pid = int(process.stdout)
+    deadline = time.monotonic() + 20
+    while _is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _is_running(pid)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/status")
+    return not status.exists() or "State:\tZ" not in status.read_text()
