@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.errors import WorkspaceError
-from storage.workspace import Workspace, write_atomically
+from storage.workspace import Workspace, remove_partial_files, write_atomically
 
 
 @given(st.text(min_size=1))
@@ -93,3 +93,25 @@ def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(WorkspaceError, match="cannot use"):
         Workspace(tmp_path / "file" / "run").lock()
+
+
+def test_interrupted_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the middle of a write leaves the old file and no other."""
+    write_atomically(tmp_path / "a", b"old")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "a", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"old"
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    """Half-written files of a killed process go, and nothing else does."""
+    for name in (".abc.partial", "step.pt", ".lock", "x.partial"):
+        (tmp_path / name).write_bytes(b"")
+    remove_partial_files(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "step.pt", "x.partial"]
