@@ -48,7 +48,7 @@ _RECIPE: tuple[Decorator, ...] = (
         show_default=True,
         help="SGD has momentum 0.9, and wants a higher learning rate.",
     ),
-    click.option("--learning-rate", type=float, default=1e-3, show_default=True, help="At its highest."),
+    click.option("--learning-rate", type=float, default=3e-3, show_default=True, help="At its highest."),
     click.option(
         "--encoder-rate",
         type=float,

@@ -5,12 +5,12 @@ What they do is in `pipeline.training`; Lightning Fabric connects them.
 
 import logging
 import os
-import queue
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
+from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 import torch
@@ -117,30 +117,32 @@ def _several(settings: TrainSettings, device: torch.device, start: Any) -> Fabri
 
 
 def _spawn(work: Work[Record], settings: TrainSettings, device: torch.device) -> Iterator[Record]:
-    """Start the processes and hand on what the first one yields."""
+    """Start the processes and hand on what the first one yields.
+
+    Each has a pipe of its own: where one fails the others are killed, maybe in the middle of a message.
+    """
     fabric = _several(settings, device, "spawn")
-    records = torch.multiprocessing.get_context("spawn").SimpleQueue()
-    ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+    pipes = [torch.multiprocessing.get_context("spawn").Pipe(duplex=False) for _ in range(settings.devices)]
+    senders = tuple(sender for _, sender in pipes)
+    ended: list[BaseException] = []
 
     def launch() -> None:
         try:
-            fabric.launch(partial(_work_in_process, work=work, settings=settings, records=records))
+            fabric.launch(partial(_work_in_process, work=work, settings=settings, senders=senders))
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
-            ended.put(error)
-        else:
-            ended.put(None)
+            ended.append(error)
         finally:
-            records.put(None)
+            for sender in senders:  # then nobody has it open, and whoever reads a torn message learns of it
+                sender.close()
 
     others = set(torch.multiprocessing.active_children())
     thread = threading.Thread(target=launch, name="training processes", daemon=True)
     thread.start()
-    failure = None
+    errors: list[Exception] = []
     try:
-        while (record := records.get()) is not None:
-            if isinstance(record, BaseException):
-                # when one has stopped the others find their connection closed, which explains nothing
-                failure = failure if isinstance(failure, AutocoarseError) else record
+        for record in _receive([receiver for receiver, _ in pipes]):
+            if isinstance(record, Exception):
+                errors.append(record)
             else:
                 yield record
     except BaseException:  # the consumer has gone: Ctrl-C, or it asks for no more
@@ -148,13 +150,42 @@ def _spawn(work: Work[Record], settings: TrainSettings, device: torch.device) ->
             process.terminate()
         raise
     thread.join()
-    error = ended.get()
-    if failure is not None:
-        raise failure
-    if error is not None:
+    _raise_failure(errors, ended)
+
+
+def _raise_failure(errors: list[Exception], ended: list[BaseException]) -> None:
+    """Raise what went wrong in the processes, if anything did.
+
+    Args:
+        errors: what they reported.
+        ended: how their launcher ended, if not well.
+    """
+    # when one has stopped the others find their connection closed, which explains nothing
+    for error in sorted(errors, key=lambda one: not isinstance(one, AutocoarseError)):
+        if not _is_lost_connection(error):
+            raise error
+    if cause := [*errors, *ended]:
         raise WorkerError(
-            f"a training process died: {str(error).strip().splitlines()[-1]}; run the same command again to go on"
-        ) from error
+            f"a training process died: {str(cause[-1]).strip().splitlines()[-1]}; run the same command again to go on"
+        ) from cause[-1]
+
+
+def _is_lost_connection(error: Exception) -> bool:
+    """Whether an error only says that another process is gone; known by its text, its type is any runtime error's."""
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(word in text for word in ("gloo", "nccl", "connection closed"))
+
+
+def _receive(receivers: Sequence[Connection]) -> Iterator[Any]:
+    """What comes through some pipes, until nobody has the other end of any open."""
+    left = list(receivers)
+    while left:
+        ready = wait(left)
+        for receiver in [one for one in left if one in ready]:
+            try:
+                yield receiver.recv()
+            except (EOFError, OSError):  # closed, between two messages or within one
+                left.remove(receiver)
 
 
 def _end_with_parent() -> None:
@@ -165,13 +196,14 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work_in_process(fabric: Fabric, work: Work[Any], settings: TrainSettings, records: Any) -> None:  # noqa: ANN401 - a queue
+def _work_in_process(fabric: Fabric, work: Work[Any], settings: TrainSettings, senders: tuple[Any, ...]) -> None:
     _be_quiet()
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    sender = senders[fabric.local_rank]
     try:
         for record in work(fabric, settings):
             if fabric.is_global_zero:
-                records.put(record)
+                sender.send(record)
     except Exception as error:
-        records.put(error)
+        sender.send(error)
         raise

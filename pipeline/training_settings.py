@@ -79,7 +79,7 @@ class TrainingRecipe(Settings):
     coarse_weight: float = Field(1.0, gt=0)
     """Weight of a pixel of a coarse label."""
     optimizer: OptimizerName = "adamw"
-    learning_rate: float = Field(1e-3, gt=0, lt=1)
+    learning_rate: float = Field(3e-3, gt=0, lt=1)
     """Of everything but an encoder with given weights, at its highest."""
     encoder_rate: float = Field(0.3, gt=0, le=1)
     """Share of the learning rate that an encoder with given weights is trained with."""
