@@ -22,7 +22,7 @@ from teacher.inference import Precision
 class Settings(BaseModel):
     """Base of all settings: frozen, nothing unknown accepted."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
     def checked(cls, **values: Any) -> Self:  # noqa: ANN401 - validated here

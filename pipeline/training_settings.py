@@ -60,7 +60,7 @@ class TrainingRecipe(Settings):
     a warning."""
     steps: int | None = Field(None, ge=1)
     """Updates of the weights; the learning rate falls to zero over them. None: `epochs`, or 1000."""
-    epochs: float | None = Field(None, gt=0)
+    epochs: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Length in epochs instead: an epoch has as many crops as there are fine images."""
     crop: tuple[Side, Side] = (256, 256)
     """(height, width) of the pieces of image that are learned from, pixels."""
@@ -70,13 +70,13 @@ class TrainingRecipe(Settings):
     """Batches a step: their gradients are added up."""
     loss: Loss = "ce"
     """Of the joint prediction: cross entropy, or region mutual information."""
-    auxiliary_loss: float = Field(0.4, ge=0)
+    auxiliary_loss: float = Field(0.4, ge=0, allow_inf_nan=False)
     """Weight of the auxiliary classifier's loss, where the network has one."""
-    scale_loss: float = Field(0.05, ge=0)
+    scale_loss: float = Field(0.05, ge=0, allow_inf_nan=False)
     """Weight of the loss of each scale's own prediction."""
-    auto_weight: float = Field(1.0, gt=0)
+    auto_weight: float = Field(1.0, gt=0, allow_inf_nan=False)
     """Weight of a pixel of an auto label, where one of a fine label weighs 1."""
-    coarse_weight: float = Field(1.0, gt=0)
+    coarse_weight: float = Field(1.0, gt=0, allow_inf_nan=False)
     """Weight of a pixel of a coarse label."""
     optimizer: OptimizerName = "adamw"
     learning_rate: float = Field(3e-3, gt=0, lt=1)
@@ -85,11 +85,11 @@ class TrainingRecipe(Settings):
     """Share of the learning rate that an encoder with given weights is trained with."""
     weight_decay: float | None = Field(None, ge=0, lt=1)
     """None: 0.01 for adamw, 0.0001 for sgd."""
-    power: float = Field(0.9, gt=0)
+    power: float = Field(0.9, gt=0, allow_inf_nan=False)
     """Of the polynomial by which the learning rate falls."""
     warm_up: float = Field(0.05, ge=0, lt=1)
     """Share of the steps in which the learning rate rises from near zero."""
-    max_gradient_norm: float = Field(5.0, ge=0)
+    max_gradient_norm: float = Field(5.0, ge=0, allow_inf_nan=False)
     """Longer gradients are shortened to this norm; 0: never."""
     ema: float = Field(0.99, ge=0, lt=1)
     """Decay a step of the moving average of the weights, which becomes the result; 0: none."""

@@ -130,6 +130,7 @@ def test_a_folder_of_something_else_is_left_alone(data: Path) -> None:
 def test_one_of_several_launched_processes_is_refused(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A launcher's processes would all write the same table, so they are told how to start it."""
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SettingsError, match="start it once"):
         next(compare(settings_for(data)))
 
