@@ -162,7 +162,7 @@ def test_figures_are_the_references(  # one argument a column of the reference's
 def test_fine_recipes_pass_a_dry_run(
     cityscapes: Path, labels_read: list[Path], recipe: str, steps: int, crops: int, parameters: int
 ) -> None:
-    """The plan is for eight devices, which this machine need not have; no label is read twice, val's none at all."""
+    """The plan is for eight devices, which this machine need not have; no label is read twice, val's among them."""
     val = ("--val-images", cityscapes / "leftImg8bit/val", "--val-labels", cityscapes / "gtFine/val")
     plan = read_json(*training(cityscapes, recipe, *val, "--dry-run"))
     assert (plan["steps"], plan["crops_a_step"], plan["processes"]) == (steps, crops, 8)
@@ -170,7 +170,8 @@ def test_fine_recipes_pass_a_dry_run(
     assert plan["memory_bytes"] > 1e9
     assert plan["kinds"]["fine"]["images"] == FINE
     assert plan["kinds"]["fine"]["epochs"] == pytest.approx(175, rel=0.01)
-    assert sorted(labels_read) == sorted((cityscapes / "gtFine/train").rglob("*_labelIds.png"))
+    both = [path for split in ("train", "val") for path in (cityscapes / "gtFine" / split).rglob("*_labelIds.png")]
+    assert sorted(labels_read) == sorted(both)
 
 
 @pytest.mark.slow
