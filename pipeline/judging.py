@@ -70,6 +70,7 @@ def judge_checkpoint(
         "scales": list(scales),
         "threshold": threshold,
         "precision": precision,
+        "allow_training_images": allow_training_images,  # what was allowed once must not be taken for allowed
     }
     if (known := _known(cache, how)) is not None:
         yield known

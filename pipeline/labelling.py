@@ -4,7 +4,6 @@ Decoding, the network and encoding overlap: threads read ahead of the device, th
 bounded queues, so memory does not grow with the set. This thread drives the device and alone writes the ledger.
 """
 
-import hashlib
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -19,11 +18,10 @@ import numpy.typing as npt
 
 from pipeline.decoding import Decoded, group_by_size, read_ahead
 from pipeline.plan import Plan, make_plan
-from pipeline.run_folder import claim, list_failures, refuse_strangers
+from pipeline.run_folder import claim, list_failures, publish_label, refuse_strangers
 from pipeline.settings import LabelSettings, settings_digest
 from storage.errors import ImageError
 from storage.label_map import LabelMap
-from storage.label_png import encode_label_png
 from storage.layouts import list_images
 from storage.ledger import Entry, Ledger
 from storage.schema import load_schema
@@ -210,22 +208,14 @@ class LabelRun:
 
     def _publish(self, one: Decoded, values: Image, seconds: float) -> Entry:
         label = LabelMap(values, len(self.teacher.schema))
-        path = self.workspace.label_path(one.item.key)
-        content = encode_label_png(label, self._provenance)
-        self.workspace.publish(path, content)
-        return Entry(
-            key=one.item.key,
-            status="done",
+        return publish_label(
+            self.workspace,
+            one.item.key,
+            label,
+            self._provenance,
             settings_digest=self.digest,
             image_bytes=one.image_bytes,
             image_modified_ns=one.image_modified_ns,
             image_sha256=one.image_sha256,
-            height=label.height,
-            width=label.width,
-            ignored=label.ignored,
-            bytes=len(content),
-            modified_ns=path.stat().st_mtime_ns,
-            sha256=hashlib.sha256(content).hexdigest(),
-            counts=tuple(label.counts[: label.num_classes].tolist()),
             seconds=seconds,
         )

@@ -127,16 +127,20 @@ def merge_labels(
         values = np.where(np.isin(human, list(union_classes)), human, values)
 
     merged = LabelMap(values, classes)
-    kept = _by_class(values[values == human], classes)
-    counts = MergeCounts(
+    return merged, _count(coarse, merged, conflicts, coarse.unknown + auto.unknown)
+
+
+def _count(coarse: LabelMap, merged: LabelMap, conflicts: npt.NDArray[np.bool_], unknown: int) -> MergeCounts:
+    classes, human = coarse.num_classes, coarse.values
+    kept = _by_class(merged.values[merged.values == human], classes)
+    return MergeCounts(
         human=tuple(coarse.counts[:classes].tolist()),
         kept=tuple(kept.tolist()),
         filled=tuple((merged.counts[:classes] - kept).tolist()),
         conflicts=tuple(_by_class(human[conflicts], classes).tolist()),
         ignored=merged.ignored,
-        unknown=coarse.unknown + auto.unknown,
+        unknown=unknown,
     )
-    return merged, counts
 
 
 def _by_class(values: _Values, classes: int) -> npt.NDArray[np.int64]:

@@ -3,7 +3,6 @@
 Which pairs there are is decided in `merge_plan`; the entry is recorded by `merging`.
 """
 
-import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,10 +13,11 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from pipeline.merge import Border, MergeCounts, Policy, merge_labels
+from pipeline.run_folder import publish_label
 from pipeline.settings import settings_digest
 from storage.errors import AutocoarseError, LabelError, SettingsError, ShapeError
 from storage.label_map import LabelMap
-from storage.label_png import encode_label_png, read_label_png
+from storage.label_png import read_label_png
 from storage.layouts import LabelFile
 from storage.ledger import Entry, file_digest
 from storage.schema import IGNORE, ClassSchema
@@ -130,23 +130,15 @@ class PairMerger:
             return self.failure(pair.key, f"{error.filename}: cannot be read: {error.strerror or error}")
         except MemoryError as error:
             return self.failure(pair.key, f"{pair.key}: out of memory: {error}")
-        content = encode_label_png(label, self._provenance(marks))
-        path = self.workspace.label_path(pair.key)
-        self.workspace.publish(path, content)
-        entry = Entry(
-            key=pair.key,
-            status="done",
+        entry = publish_label(
+            self.workspace,
+            pair.key,
+            label,
+            self._provenance(marks),
             settings_digest=pair_digest(self.digest, pair, marks),
             image_bytes=pair.image.bytes,
             image_modified_ns=pair.image.modified_ns,
             image_sha256=pair.image.sha256,
-            height=label.height,
-            width=label.width,
-            ignored=label.ignored,
-            bytes=len(content),
-            modified_ns=path.stat().st_mtime_ns,
-            sha256=hashlib.sha256(content).hexdigest(),
-            counts=tuple(label.counts[: label.num_classes].tolist()),
             seconds=time.perf_counter() - started,
         )
         return Merged(entry, marks, counts)

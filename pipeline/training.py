@@ -53,10 +53,8 @@ def train(settings: TrainSettings) -> Iterator[TrainProgress]:
         TrainingError: the loss is no number any more.
         WorkerError: one of several processes died.
     """
-    check_precision(settings)
     device = find_device(settings.device)
-    if settings.precision == "fp16" and device.type != "cuda":
-        raise SettingsError("precision is fp16 and the device cpu, where its small gradients vanish; use bf16 or fp32")
+    _check_precision(settings, device.type)
     lock = Workspace(settings.out).lock() if is_first_process() else None
     try:
         yield from run_in_processes(_work, settings, device)
@@ -77,7 +75,7 @@ def dry_run(settings: TrainSettings) -> Iterator[TrainProgress]:
     Raises:
         AutocoarseError: as `train` does, before its first step.
     """
-    check_precision(settings)
+    _check_precision(settings, settings.device)  # "auto" is another machine's to find out
     schema = load_schema(settings.classes)
     folder = TrainingFolder(settings.out, settings.keep)
     lock = Workspace(settings.out).lock()
@@ -89,18 +87,13 @@ def dry_run(settings: TrainSettings) -> Iterator[TrainProgress]:
             spec = default_spec(settings.network, len(schema), settings.encoder)
             warning = load_given_weights(build_network(spec), spec, settings)
             yield TrainProgress("reading", count, count, warning=warning)
-        yield TrainProgress("reading", count, count, plan=plan_training(settings, schema, data.index))
+        yield TrainProgress("reading", count, count, plan=plan_training(settings, schema, data))
     finally:
         lock.release()
 
 
-def check_precision(settings: TrainSettings) -> None:
-    """Refuse fp16 on a CPU, if the settings name one.
-
-    Raises:
-        SettingsError: they do.
-    """
-    if settings.precision == "fp16" and settings.device == "cpu":
+def _check_precision(settings: TrainSettings, device: str) -> None:
+    if settings.precision == "fp16" and device == "cpu":
         raise SettingsError("precision is fp16 and the device cpu, where its small gradients vanish; use bf16 or fp32")
 
 
@@ -131,11 +124,10 @@ def _read(
     validation = None
     if judged:
         validation = yield from _index(judged, schema, settings, folder.validation_index)
-    absent = index.absent_classes(schema)
-    undrawn = make_sampler(settings, index, schema).absent
+    sampler = make_sampler(settings, index, schema)
     for names, meaning in (
-        (absent, "no label has a pixel of {}: the network cannot learn it"),
-        (undrawn, "only labels that may not be drawn by class have {}: it is not drawn by class"),
+        (index.absent_classes(schema), "no label has a pixel of {}: the network cannot learn it"),
+        (sampler.absent, "only labels that may not be drawn by class have {}: it is not drawn by class"),
     ):
         if names:
             warning = meaning.format(", ".join(names))
@@ -143,7 +135,7 @@ def _read(
     trained_on = known_images(settings, index)
     if validation is not None and not settings.allow_training_images:
         refuse_trained_images(validation.samples, trained_on, "this very run", validation.image_digests)
-    return TrainingData(index, validation, trained_on)
+    return TrainingData(index, sampler, validation, trained_on)
 
 
 def _index(

@@ -17,7 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.losses import count_for_normaliser, training_loss
-from pipeline.training_settings import Loss, OptimizerName
+from pipeline.training_settings import OptimizerName, TrainingRecipe
 from pipeline.two_scale import DTYPES, TwoScale
 from teacher.inference import Precision
 from teacher.networks.registry import NetworkSpec, build_network
@@ -47,19 +47,7 @@ class TrainingCost:
         return self.state_bytes + self.activation_bytes
 
 
-def measure_cost(
-    spec: NetworkSpec,
-    crop: tuple[int, int],
-    batch: int,
-    *,
-    precision: Precision,
-    gradient_checkpointing: bool,
-    optimizer: OptimizerName,
-    ema: bool,
-    loss: Loss = "ce",
-    auxiliary_weight: float = 0.4,
-    scale_weight: float = 0.05,
-) -> TrainingCost:
+def measure_cost(spec: NetworkSpec, recipe: TrainingRecipe) -> TrainingCost:
     """Run the training forward and the loss on tensors that have a shape and no content, and count.
 
     It takes seconds, whatever the size, and neither memory nor random numbers. The backward is counted as twice the
@@ -68,27 +56,19 @@ def measure_cost(
 
     Args:
         spec: the network.
-        crop: (height, width), pixels.
-        batch: crops that a device holds at once.
-        precision: of the network.
-        gradient_checkpointing: as in `pipeline.two_scale`.
-        optimizer: which.
-        ema: whether a moving average of the weights is kept.
-        loss: which.
-        auxiliary_weight: of the auxiliary term; 0: it is not computed.
-        scale_weight: of each scale's own term; 0: they are not computed.
+        recipe: how it is trained; what is drawn does not matter here.
 
     Raises:
         SettingsError: the network cannot be built.
         ImageError: the crop is too small for the low scale.
     """
     # A batch norm may refuse a single crop, which in training shares its statistics with other devices'.
-    crops = max(batch, 2)
+    batch, crops = recipe.batch, max(recipe.batch, 2)
     with FakeTensorMode():
         network = build_network(spec).train()
-        two_scale = TwoScale(network, spec, precision, checkpointing=gradient_checkpointing)
-        images = torch.empty((crops, 3, *crop), dtype=torch.uint8)
-        target, weight = torch.zeros((crops, *crop), dtype=torch.int64), torch.ones(crops)
+        two_scale = TwoScale(network, spec, recipe.precision, checkpointing=recipe.gradient_checkpointing)
+        images = torch.empty((crops, 3, *recipe.crop), dtype=torch.uint8)
+        target, weight = torch.zeros((crops, *recipe.crop), dtype=torch.int64), torch.ones(crops)
 
         def forward() -> Tensor:
             return training_loss(
@@ -96,23 +76,23 @@ def measure_cost(
                 target,
                 weight,
                 count_for_normaliser(target, weight),
-                loss=loss,
-                auxiliary_weight=auxiliary_weight,
-                scale_weight=scale_weight,
+                loss=recipe.loss,
+                auxiliary_weight=recipe.auxiliary_loss,
+                scale_weight=recipe.scale_loss,
             ).value
 
         with FlopCounterMode(display=False) as counter:
             activations = _kept_bytes(forward, network)
         flops = 3 * counter.get_total_flops()
-        if gradient_checkpointing:
-            activations += _kept_bytes(lambda: _predict(network, images.float(), precision), network)
+        if recipe.gradient_checkpointing:
+            activations += _kept_bytes(lambda: _predict(network, images.float(), recipe.precision), network)
             flops = flops // 3 * 4
     parameters = [parameter.numel() for parameter in network.parameters()]
     weights = sum(tensor.nbytes for tensor in _tensors(network))
-    copies = 1 + AVERAGES[optimizer]  # the gradients, too, are as many as the parameters
+    copies = 1 + AVERAGES[recipe.optimizer]  # the gradients, too, are as many as the parameters
     return TrainingCost(
         parameters=sum(parameters),
-        state_bytes=weights * (2 if ema else 1) + copies * sum(p.nbytes for p in network.parameters()),
+        state_bytes=weights * (2 if recipe.ema else 1) + copies * sum(p.nbytes for p in network.parameters()),
         activation_bytes=activations * batch // crops,
         flops=flops * batch // crops,
     )

@@ -34,6 +34,7 @@ class TrainingData:
     """What a run learns from, and what it is judged on."""
 
     index: SampleIndex
+    sampler: CropSampler
     validation: SampleIndex | None
     trained_on: dict[str, str]
     """What a checkpoint records: sha256 of each image file -> key, also of those that the start weights know."""
@@ -127,20 +128,16 @@ def crop_numbers(recipe: TrainingRecipe, start: int, stop: int, rank: int) -> np
 
 
 def read_batches(
-    settings: TrainSettings,
-    index: SampleIndex,
-    schema: ClassSchema,
-    steps: tuple[int, int],
-    fabric: Fabric,
+    settings: TrainSettings, data: TrainingData, schema: ClassSchema, steps: tuple[int, int], fabric: Fabric
 ) -> Iterator[list[Batch]]:
     """The batches of each step from the first up to, and without, the second of `steps`.
 
     Raises:
         ImageError, LabelError: an image or a label has become unreadable.
     """
-    sampler = make_sampler(settings, index, schema)
     numbers = crop_numbers(settings, *steps, fabric.global_rank)
-    crops = CropDataset(index, schema, sampler, Augmentation.of(settings), settings.crop, settings.seed, numbers)
+    how = Augmentation.of(settings)
+    crops = CropDataset(data.index, schema, data.sampler, how, settings.crop, settings.seed, numbers)
     loader = DataLoader(
         crops,
         settings.batch,

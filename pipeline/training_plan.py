@@ -7,9 +7,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline.sample_index import SampleIndex
 from pipeline.training_cost import device_speed, measure_cost
-from pipeline.training_data import make_sampler
+from pipeline.training_data import TrainingData
 from pipeline.training_settings import TrainSettings
 from storage.errors import SettingsError
 from storage.schema import ClassSchema
@@ -59,26 +58,15 @@ class TrainingPlan:
         return {**asdict(self), "memory_bytes": self.memory_bytes}
 
 
-def plan_training(settings: TrainSettings, schema: ClassSchema, index: SampleIndex) -> TrainingPlan:
+def plan_training(settings: TrainSettings, schema: ClassSchema, data: TrainingData) -> TrainingPlan:
     """Plan a training run. No label is read, and no memory taken for the network.
 
     Raises:
-        SettingsError: the network cannot be built, or a class to boost is unknown.
+        SettingsError: the network cannot be built.
     """
     spec = default_spec(settings.network, len(schema), settings.encoder)
-    cost = measure_cost(
-        spec,
-        settings.crop,
-        settings.batch,
-        precision=settings.precision,
-        gradient_checkpointing=settings.gradient_checkpointing,
-        optimizer=settings.optimizer,
-        ema=settings.ema > 0,
-        loss=settings.loss,
-        auxiliary_weight=settings.auxiliary_loss,
-        scale_weight=settings.scale_loss,
-    )
-    steps = settings.total_steps(make_sampler(settings, index, schema).epoch_crops)
+    cost = measure_cost(spec, settings)
+    steps = settings.total_steps(data.sampler.epoch_crops)
     try:
         device = find_device(settings.device)
     except SettingsError:  # a plan for another machine
@@ -91,20 +79,20 @@ def plan_training(settings: TrainSettings, schema: ClassSchema, index: SampleInd
         steps=steps,
         crops_a_step=settings.crops_a_step,
         processes=settings.world,
-        kinds=_plan_kinds(settings, schema, index, steps),
+        kinds=_plan_kinds(data, steps * settings.crops_a_step),
         seconds=cost.flops * settings.accumulate * steps / device_speed(device, settings.precision),
         device=str(device),
     )
 
 
-def _plan_kinds(settings: TrainSettings, schema: ClassSchema, index: SampleIndex, steps: int) -> dict[str, KindPlan]:
-    images = Counter(sample.kind for sample in index.samples)
+def _plan_kinds(data: TrainingData, all_crops: int) -> dict[str, KindPlan]:
+    images = Counter(sample.kind for sample in data.index.samples)
     pixels: Counter[str] = Counter()
-    for sample, counts in zip(index.samples, index.counts, strict=True):
+    for sample, counts in zip(data.index.samples, data.index.counts, strict=True):
         pixels[sample.kind] += int(counts.sum())
     kinds: dict[str, KindPlan] = {}
-    for kind, share in make_sampler(settings, index, schema).expected_mix().items():
+    for kind, share in data.sampler.expected_mix().items():
         if images[kind]:
-            crops = share * steps * settings.crops_a_step
+            crops = share * all_crops
             kinds[kind] = KindPlan(images[kind], pixels[kind], round(crops), crops / images[kind])
     return kinds

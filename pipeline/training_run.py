@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pipeline.crops import Batch
 from pipeline.evaluation import Scores
 from pipeline.settings import settings_digest
-from pipeline.training_data import TrainingData, decisive_settings, make_sampler, read_batches
+from pipeline.training_data import TrainingData, decisive_settings, read_batches
 from pipeline.training_plan import plan_training
 from pipeline.training_progress import TrainProgress, TrainResult
 from pipeline.training_settings import TrainSettings
@@ -61,8 +61,7 @@ class TrainingRun:
         self._fabric, self._settings, self._schema, self._folder, self._data = fabric, settings, schema, folder, data
         self._index = data.index
         self._spec = default_spec(settings.network, len(schema), settings.encoder)
-        self._epoch_crops = make_sampler(settings, data.index, schema).epoch_crops
-        self._steps = settings.total_steps(self._epoch_crops)
+        self._steps = settings.total_steps(data.sampler.epoch_crops)
         self._decisive = decisive_settings(settings, schema, data.index)
         self._trainer = Trainer(settings, self._spec, self._steps, fabric)
         self._mix = MixCounter(len(schema))
@@ -89,13 +88,12 @@ class TrainingRun:
         if trainer.step == self._steps:
             return
         if self._first:
-            plan = plan_training(self._settings, self._schema, self._index)
+            plan = plan_training(self._settings, self._schema, self._data)
             yield TrainProgress("reading", len(self._index.samples), len(self._index.samples), plan=plan)
         watcher = Watcher(self._folder, self._schema, trainer.step) if self._first else None
         meter = Meter(self._fabric)
-        batches_left = read_batches(
-            self._settings, self._index, self._schema, (trainer.step, self._steps), self._fabric
-        )
+        left = (trainer.step, self._steps)
+        batches_left = read_batches(self._settings, self._data, self._schema, left, self._fabric)
         try:
             for batches, waited in _timed(batches_left):
                 rate = trainer.learning_rate
@@ -148,9 +146,9 @@ class TrainingRun:
         """Count what the crops held; an epoch's line is written with the step in which it ends."""
         for batch in batches:
             self._mix.add(batch)
-        step, crops = self._trainer.step, self._settings.crops_a_step
-        epoch = step * crops // self._epoch_crops
-        ended = epoch > (step - 1) * crops // self._epoch_crops
+        step, crops, length = self._trainer.step, self._settings.crops_a_step, self._data.sampler.epoch_crops
+        epoch = step * crops // length
+        ended = epoch > (step - 1) * crops // length
         if ended or step == self._steps:  # the last one may end early
             mix = self._summed_mix()
             if watcher is not None:

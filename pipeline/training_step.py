@@ -18,6 +18,7 @@ from pipeline.losses import Normaliser, training_loss
 from pipeline.optimisation import WeightAverage, make_optimizer, rate_factor, set_learning_rate
 from pipeline.training_settings import TrainingRecipe
 from pipeline.two_scale import TwoScale, share_dropout
+from storage.schema import IGNORE
 from teacher.encoder_weights import load_encoder_weights
 from teacher.networks.registry import NetworkSpec, build_network
 from teacher.start_weights import load_start_weights
@@ -185,5 +186,5 @@ def load_given_weights(network: nn.Module, spec: NetworkSpec, recipe: TrainingRe
 
 
 def _by_image(losses: Tensor, target: Tensor) -> Tensor:
-    valid = (target != 255).flatten(1).sum(dim=1)
+    valid = (target != IGNORE).flatten(1).sum(dim=1)
     return torch.stack([losses.float(), valid.float()], dim=1)
