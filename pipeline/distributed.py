@@ -26,6 +26,11 @@ TIMEOUT = timedelta(hours=2)
 """How long the processes wait for each other: the first reads the labels, and alone writes. With gloo one that dies is
 noticed at once, by its connection; with NCCL by whoever started the processes."""
 
+# At import: the library announces its processes before any function of ours runs in them. Torch will rename an option
+# that its older versions need.
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+
 Record = TypeVar("Record")
 Work = Callable[[Fabric, TrainSettings], Iterator[Record]]
 
@@ -76,7 +81,6 @@ def run_in_processes(work: Work[Record], settings: TrainSettings, device: torch.
         yield from work(_single(device), settings)
     elif launched_from_outside():
         fabric = _several(settings, device, "popen")
-        _be_quiet()
         fabric.launch()
         yield from work(fabric, settings)
     elif settings.nodes > 1:
@@ -87,12 +91,6 @@ def run_in_processes(work: Work[Record], settings: TrainSettings, device: torch.
         )
     else:
         yield from _spawn(work, settings, device)
-
-
-def _be_quiet() -> None:
-    """Leave out what the library says of its processes, and that torch will rename an option that older ones need."""
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
 
 
 def _single(device: torch.device) -> Fabric:
@@ -197,7 +195,6 @@ def _end_with_parent() -> None:
 
 
 def _work_in_process(fabric: Fabric, work: Work[Any], settings: TrainSettings, senders: tuple[Any, ...]) -> None:
-    _be_quiet()
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     sender = senders[fabric.local_rank]
     try:
