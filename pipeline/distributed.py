@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed
 import torch.multiprocessing
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
@@ -82,7 +83,7 @@ def run_in_processes(work: Work[Record], settings: TrainSettings, device: torch.
     elif launched_from_outside():
         fabric = _several(settings, device, "popen")
         fabric.launch()
-        yield from work(fabric, settings)
+        yield from _work_together(fabric, work, settings)
     elif settings.nodes > 1:
         raise SettingsError(
             f"nodes is {settings.nodes}, but nothing has started this process as one of several: start the command on "
@@ -186,6 +187,13 @@ def _receive(receivers: Sequence[Connection]) -> Iterator[Any]:
                 left.remove(receiver)
 
 
+def _work_together(fabric: Fabric, work: Work[Record], settings: TrainSettings) -> Iterator[Record]:
+    """Work, and part in order: a process that ends while its connections are open is aborted now and then."""
+    yield from work(fabric, settings)
+    fabric.barrier("end")
+    torch.distributed.destroy_process_group()
+
+
 def _end_with_parent() -> None:
     """End this process when the one that started it has ended, however it ended: the folder's lock has gone with it."""
     parent = torch.multiprocessing.parent_process()
@@ -198,7 +206,7 @@ def _work_in_process(fabric: Fabric, work: Work[Any], settings: TrainSettings, s
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     sender = senders[fabric.local_rank]
     try:
-        for record in work(fabric, settings):
+        for record in _work_together(fabric, work, settings):
             if fabric.is_global_zero:
                 sender.send(record)
     except Exception as error:
