@@ -100,6 +100,28 @@ class ClassSchema:
         return table
 
     @cached_property
+    def index_to_source(self) -> npt.NDArray[np.uint8]:
+        """Lookup table from class index to the source id that is written for it: (256,) uint8.
+
+        Ignore, and all that is no class index, becomes the lowest source id that is ignored on purpose (Cityscapes: 0,
+        'unlabeled', which its official scripts expect); 255 where there is none.
+
+        Raises:
+            SchemaError: 255 would stand for ignore, but is the source id of a class.
+        """
+        is_class = self.source_to_index != IGNORE
+        ignored = min((v for v in self.ignored_source_ids if not is_class[v]), default=IGNORE)
+        if is_class[ignored]:
+            raise SchemaError(
+                f"class schema {self.name!r}: {ignored} is the source id of "
+                f"{self.names[self.source_to_index[ignored]]!r} and cannot also stand for ignore; "
+                f"name another value in ignored_source_ids, or write class indices"
+            )
+        table = np.full(256, ignored, np.uint8)
+        table[: len(self)] = [c.source_ids[0] for c in self.classes]
+        return table
+
+    @cached_property
     def unknown_source_ids(self) -> npt.NDArray[np.bool_]:
         """Lookup table from source id to whether it is no class, not ignored on purpose and not 255: (256,) bool."""
         ignored = np.isin(np.arange(256), [IGNORE, *self.ignored_source_ids])

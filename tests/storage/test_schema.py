@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from storage import errors
 from storage.errors import LabelError, MissingFileError, SchemaError
-from storage.schema import IGNORE, ClassSchema, builtin_schemas, load_schema
+from storage.schema import IGNORE, ClassInfo, ClassSchema, builtin_schemas, load_schema
 
 
 def test_cityscapes_has_the_published_train_ids() -> None:
@@ -100,6 +100,34 @@ def test_source_ids_become_indices_or_ignore_whatever_they_are(values: list[int]
 def test_known_source_ids_are_classes_those_ignored_on_purpose_and_255(schema: ClassSchema) -> None:
     """All other values of 0..255 are unknown."""
     assert set(np.flatnonzero(~schema.unknown_source_ids)) == {7, 17, 18, 23, 0, 1, IGNORE}
+
+
+def test_class_indices_become_the_first_source_id_and_ignore_one_that_is_ignored(schema: ClassSchema) -> None:
+    """Ignore is written as the lowest id ignored on purpose, and as 255 where there is none."""
+    assert schema.index_to_source.dtype == np.uint8
+    assert schema.index_to_source[[0, 1, 2, IGNORE]].tolist() == [7, 17, 23, 0]
+    assert load_schema("cityscapes").index_to_source[[0, 18, IGNORE]].tolist() == [7, 33, 0]
+    assert load_schema("camvid").index_to_source[[0, 10, IGNORE]].tolist() == [0, 10, IGNORE]
+    overlapping = ClassSchema("x", schema.classes, frozenset({7, 9}))
+    assert overlapping.index_to_source[[0, IGNORE]].tolist() == [7, 9]
+
+
+@pytest.mark.parametrize("name", builtin_schemas())
+def test_source_ids_that_are_written_are_read_as_the_same_class(name: str) -> None:
+    """For every built-in schema, class indices and ignore survive the way to source ids and back."""
+    schema = load_schema(name)
+    values = np.array([*range(len(schema)), IGNORE], np.uint8)
+    written = schema.index_to_source[values]
+    np.testing.assert_array_equal(schema.to_indices(written, "source"), values)
+    assert not schema.unknown_source_ids[written].any()
+
+
+def test_ignore_cannot_be_written_as_the_source_id_of_a_class() -> None:
+    """Where 255 is a class and no id is ignored, source ids cannot be written; naming one to ignore helps."""
+    classes = (ClassInfo("a", (0, 0, 0), (1,)), ClassInfo("b", (0, 0, 0), (255,)))
+    with pytest.raises(SchemaError, match="255 is the source id of 'b'"):
+        _ = ClassSchema("x", classes).index_to_source
+    assert ClassSchema("x", classes, frozenset({0})).index_to_source[[1, IGNORE]].tolist() == [255, 0]
 
 
 def test_an_illegal_class_index_is_an_error_that_says_source_ids(schema: ClassSchema) -> None:
