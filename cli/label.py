@@ -1,7 +1,7 @@
 """`autocoarse label`: label a folder of images with a teacher."""
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,13 +11,19 @@ from cli.options import (
     FILE,
     FOLDER,
     OUT,
+    ByteSize,
     Numbers,
+    class_thresholds_option,
     device_option,
     json_option,
     layout_option,
+    png_option,
     precision_option,
     settings_option,
 )
+
+if TYPE_CHECKING:
+    from pipeline.labelling import LabelRun
 
 _FAILURES_SHOWN = 20
 
@@ -31,7 +37,38 @@ _FAILURES_SHOWN = 20
 @layout_option
 @click.option("--scales", type=Numbers(), default="0.5,1,2", show_default=True, help="Must contain 1.")
 @click.option("--threshold", type=float, default=0.5, show_default=True, help="Keep where confidence > threshold.")
+@class_thresholds_option
 @click.option("--flip", is_flag=True, help="Average with the mirror image: twice the time.")
+@click.option(
+    "--min-component",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Components of fewer pixels than this become ignore.  [default: none do]",
+)
+@click.option(
+    "--keep",
+    type=click.Choice(["none", "confidence", "top2"]),
+    default="none",
+    show_default=True,
+    help="Keep class and confidence of each pixel (top2: the runner-up too) in OUT/soft, for `rethreshold`.",
+)
+@click.option(
+    "--keep-steps",
+    type=int,
+    default=100,
+    show_default=True,
+    help="Confidence is kept in this many steps; thresholds k/STEPS can be applied later. Fewer take less space.",
+)
+@png_option("fast")
+@click.option("--palette", is_flag=True, help="Give the PNGs the class colours, for viewers; the values stay.")
+@click.option(
+    "--ids",
+    type=click.Choice(["class", "source"]),
+    default="class",
+    show_default=True,
+    help="Values to write: class indices, or the data set's own ids (Cityscapes labelIds).",
+)
+@click.option("--budget", type=ByteSize(), help="Such as 600MB: stop before all files of OUT take more; exit 4.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Images of equal size labelled together.")
 @device_option
 @precision_option
@@ -44,53 +81,116 @@ def label(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validated
     """
     from pipeline.labelling import LabelRun
     from pipeline.settings import LabelSettings
+    from storage.errors import BudgetError, DiskFullError
 
     console = Console(as_json=as_json)
-    started = time.monotonic()
-    with LabelRun(LabelSettings.checked(**options)) as run:
-        plan, summary = run.plan, run.summary
-        console.say(
-            f"{plan.total} images: {len(plan.done)} done before, {len(plan.to_do)} to label with "
-            f"{run.teacher.spec.network} on {run.teacher.device}, scales "
-            f"{', '.join(f'{s:g}' for s in run.settings.scales)}, threshold {run.settings.threshold:g}"
+    if options["palette"]:
+        console.warn(
+            "with a palette, Pillow gives the class indices; OpenCV and others turn the label into colours, and a "
+            "training that reads it with them learns nonsense"
         )
-        _warn_of_space(run, console)
-        with Progress("label", len(plan.to_do) + len(plan.refused)) as progress:
-            for entry in run:
-                progress.advance(note=f"{human_bytes(summary.bytes)}, {summary.failed} failed")
-                if entry.status == "failed" and summary.failed <= _FAILURES_SHOWN:
-                    click.echo(f"failed: {entry.reason}", err=True)
-        if summary.failed > _FAILURES_SHOWN:
-            click.echo(f"failed: {summary.failed - _FAILURES_SHOWN} more", err=True)
-        digest = run.digest
-    seconds = time.monotonic() - started
+    started = time.monotonic()
+    full: BudgetError | DiskFullError | None = None
+    with LabelRun(LabelSettings.checked(**options)) as run:
+        _say_plan(run, console)
+        try:
+            _follow(run, console)
+        except (BudgetError, DiskFullError) as error:
+            full = error
+    _report(run, console, time.monotonic() - started, full)
+    if full is not None:
+        raise SystemExit(ExitCode.BUDGET_OR_GATE)
+    if run.summary.failed:
+        everything = run.summary.failed == run.summary.total
+        raise SystemExit(ExitCode.FAILED if everything else ExitCode.SOME_ITEMS_FAILED)
+
+
+def _say_plan(run: "LabelRun", console: Console) -> None:
+    plan, settings = run.plan, run.settings
+    own = ", ".join(f"{name} {value:g}" for name, value in settings.class_thresholds.items())
+    console.say(
+        f"{plan.total} images: {len(plan.done)} done before, {len(plan.to_do)} to label with "
+        f"{run.teacher.spec.network} on {run.teacher.device}, scales "
+        f"{', '.join(f'{s:g}' for s in settings.scales)}, threshold {settings.threshold:g}"
+        + (f" ({own})" if own else "")
+    )
+    if run.forecast.total is None:
+        _warn_by_model(run, console)
+    _warn_of_shortage(run, console)
+
+
+def _follow(run: "LabelRun", console: Console) -> None:
+    """Draw the run while it works."""
+    plan, summary, limit = run.plan, run.summary, run.settings.budget
+    with Progress("label", len(plan.to_do) + len(plan.refused)) as progress:
+        for entry in run:
+            used = human_bytes(run.used_bytes) + ("" if limit is None else f" of {human_bytes(limit)}")
+            progress.advance(note=f"{used}, {summary.failed} failed")
+            if entry.status == "failed" and summary.failed <= _FAILURES_SHOWN:
+                click.echo(f"failed: {entry.reason}", err=True)
+            _warn_of_shortage(run, console)
+    if summary.failed > _FAILURES_SHOWN:
+        click.echo(f"failed: {summary.failed - _FAILURES_SHOWN} more", err=True)
+
+
+def _report(run: "LabelRun", console: Console, seconds: float, full: OSError | None) -> None:
+    summary = run.summary
+    left = summary.total - summary.labelled - summary.skipped - summary.failed
     console.say(
         f"labelled {summary.labelled}, skipped {summary.skipped}, failed {summary.failed} of {summary.total}; "
         f"{human_bytes(summary.bytes)}, {summary.ignore_fraction:.1%} of the pixels ignored; {seconds:.1f} s"
     )
+    if full is not None:
+        console.warn(str(full))
+        total = run.forecast.total
+        need = "" if total is None else f"; all of it will take about {human_bytes(total)}"
+        console.say(
+            f"stopped: no room for more. {left} images are left{need}. What was made is complete; the same command "
+            f"with more room, or a larger --budget, goes on"
+        )
     if summary.failed:
         console.say(f"the reasons are in {run.workspace.failures}; the same command tries the failed images again")
     console.say(f"labels: {run.workspace.labels}")
+    if run.settings.keep != "none":
+        console.say(
+            f"kept {run.settings.keep}: {run.workspace.soft}; `autocoarse rethreshold` applies other thresholds"
+        )
     console.finish(
         {
             "total": summary.total,
             "labelled": summary.labelled,
             "failed": summary.failed,
             "skipped": summary.skipped,
+            "left": left,
             "bytes": summary.bytes,
+            "used_bytes": run.used_bytes,
+            "forecast_bytes": run.forecast.total,
+            "budget": run.settings.budget,
+            "stopped": None if full is None else str(full),
             "seconds": round(seconds, 3),
             "images_per_second": round(summary.labelled / seconds, 3),
             "ignore_fraction": summary.ignore_fraction,
-            "settings_digest": digest,
-            "out": str(options["out"]),
+            "settings_digest": run.digest,
+            "out": str(run.settings.out),
         }
     )
-    if summary.failed:
-        everything = summary.failed == summary.total
-        raise SystemExit(ExitCode.FAILED if everything else ExitCode.SOME_ITEMS_FAILED)
 
 
-def _warn_of_space(run: Any, console: Console) -> None:  # noqa: ANN401 - imported late, for a quick --help
+def _warn_of_shortage(run: "LabelRun", console: Console) -> None:
+    """Say, once, that there will not be room for all, and what would fit."""
+    if (shortage := run.forecast.shortage()) is None:
+        return
+    what = "the budget leaves" if shortage.is_budget else "the disk has"
+    fits = " or ".join(shortage.fitting)
+    advice = f"what is left would fit with {fits}" if fits else "no preset makes it fit: a larger budget or disk does"
+    console.warn(
+        f"all files together may take {human_bytes(shortage.bytes)}, {what} room for {human_bytes(shortage.room)}; "
+        f"{advice}. The run goes on and stops cleanly when the room is used up"
+    )
+
+
+def _warn_by_model(run: "LabelRun", console: Console) -> None:
+    """Before the first label only a model can tell; it knows nothing of kept confidence."""
     from pipeline.estimation import make_estimate, sample_sizes
     from storage.errors import LayoutError
 

@@ -7,6 +7,8 @@ import click
 from cli.exit_codes import ExitCode
 from storage.errors import (
     AutocoarseError,
+    BudgetError,
+    DiskFullError,
     ForeignSettingsError,
     LeakError,
     MissingFileError,
@@ -15,6 +17,8 @@ from storage.errors import (
 )
 
 _USAGE_ERRORS = (SettingsError, MissingFileError, SchemaError, ForeignSettingsError, LeakError)
+
+_NO_ROOM = (BudgetError, DiskFullError)
 
 
 class Commands(click.Group):
@@ -25,7 +29,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except AutocoarseError as error:
-            _end(ctx, str(error), ExitCode.USAGE if isinstance(error, _USAGE_ERRORS) else ExitCode.FAILED)
+            _end(ctx, str(error), _exit_code(error))
         except BrokenPipeError:
             raise  # whoever read the output has gone; click ends quietly
         except OSError as error:
@@ -41,6 +45,12 @@ class Commands(click.Group):
             _end(ctx, "stopped; run the same command again to go on", ExitCode.INTERRUPTED)
 
 
+def _exit_code(error: AutocoarseError) -> ExitCode:
+    if isinstance(error, _NO_ROOM):
+        return ExitCode.BUDGET_OR_GATE
+    return ExitCode.USAGE if isinstance(error, _USAGE_ERRORS) else ExitCode.FAILED
+
+
 def _end(ctx: click.Context, message: str, code: ExitCode) -> NoReturn:
     click.echo(f"autocoarse {ctx.invoked_subcommand}: {message}", err=True)
     ctx.exit(code)
@@ -51,8 +61,8 @@ def _end(ctx: click.Context, message: str, code: ExitCode) -> NoReturn:
 def main() -> None:
     """Turn images into segmentation labels you can trust and afford, and train a better student with them.
 
-    Exit codes: 0 done, 1 failed, 2 usage, 3 finished but some items failed, 4 a budget is not met,
-    130 interrupted.
+    Exit codes: 0 done, 1 failed, 2 usage, 3 finished but some items failed, 4 a budget is not met or
+    the disk is full, 130 interrupted.
     """
 
 
@@ -62,13 +72,30 @@ def _register() -> None:
     from cli.demo import demo
     from cli.estimate import estimate
     from cli.evaluate import evaluate
+    from cli.inspect_label import inspect_label
     from cli.label import label
     from cli.merge import merge
+    from cli.rethreshold import rethreshold
     from cli.rounds import rounds
     from cli.run import run
     from cli.train import train
+    from cli.verify import verify
 
-    for command in (label, estimate, budget, merge, train, evaluate, compare, rounds, run, demo):
+    for command in (
+        label,
+        rethreshold,
+        estimate,
+        budget,
+        verify,
+        inspect_label,
+        merge,
+        train,
+        evaluate,
+        compare,
+        rounds,
+        run,
+        demo,
+    ):
         main.add_command(command)
 
 

@@ -69,6 +69,27 @@ class Names(click.ParamType[tuple[str, ...]]):
         return names
 
 
+class ClassThresholds(click.ParamType[dict[str, float]]):
+    """NAME=THRESHOLD with commas between them; a settings file may have a table of them."""
+
+    name = "NAME=P,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, float]:  # noqa: ANN401
+        """Read "pole=0.4,sign=0.6" as a dictionary."""
+        if isinstance(value, dict):
+            return {str(name): float(number) for name, number in value.items()}
+        thresholds: dict[str, float] = {}
+        for text in str(value).split(",") if value else ():
+            name, _, number = (part.strip() for part in text.rpartition("="))
+            try:
+                thresholds[name] = float(number)
+            except ValueError:
+                name = ""
+            if not name:
+                self.fail(f"{text!r} is no class threshold; expected something like pole=0.4,sign=0.6", param, ctx)
+        return thresholds
+
+
 _CLASS_COUNT: click.ParamType[int] = click.IntRange(1, MAX_CLASSES)
 
 
@@ -130,6 +151,11 @@ _FORMS: tuple[tuple[type[click.ParamType[Any]], str, Callable[[Any], bool]], ...
         PixelSize,
         '"WIDTHxHEIGHT" or [height, width]',
         lambda v: type(v) is str or (_is_list(v, int) and len(v) == 2),
+    ),
+    (
+        ClassThresholds,
+        'a table of numbers or "pole=0.4,sign=0.6"',
+        lambda v: type(v) is str or (isinstance(v, dict) and all(type(n) in (int, float) for n in v.values())),
     ),
     (ByteSize, '"600MB" or a number of bytes', lambda v: type(v) in (str, int)),
     (SchemaOrCount, "a class schema or a number of classes", lambda v: type(v) in (str, int)),
@@ -229,3 +255,28 @@ precision_option = click.option(
     show_default=True,
     help="Arithmetic of the network; scores are blended and decided in fp32.",
 )
+class_thresholds_option = click.option(
+    "--class-thresholds",
+    type=ClassThresholds(),
+    default="",
+    help="Classes with a threshold of their own, such as pole=0.4,sign=0.6.",
+)
+workers_option = click.option(
+    "--workers", type=click.IntRange(1, 256), default=None, help="Threads.  [default: one a processor]"
+)
+
+
+def png_option(default: str | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option of how label PNGs are compressed.
+
+    Args:
+        default: the preset where none is given; None: the command has its own way to tell.
+    """
+    return click.option(
+        "--png",
+        type=click.Choice(["fast", "small", "smallest"]),
+        default=default,
+        show_default=default is not None,
+        help="Compression of the label PNGs: smaller files take longer to write."
+        + ("" if default else "  [default: as in RUN]"),
+    )

@@ -6,35 +6,39 @@ bounded queues, so memory does not grow with the set. This thread drives the dev
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Self
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, Self
 
 from pipeline.decoding import Decoded, group_by_size, read_ahead
+from pipeline.forecast import Forecast
+from pipeline.kept_confidence import StoreWriter, claim_store
 from pipeline.plan import Plan, make_plan
 from pipeline.run_folder import claim, list_failures, publish_label, refuse_strangers
-from pipeline.settings import LabelSettings, settings_digest
+from pipeline.settings import LabelSettings, settings_digest, thresholds_by_class
+from storage.account import ByteAccount
+from storage.budget import measure_bytes
+from storage.clean_up import remove_small_components
 from storage.errors import ImageError
 from storage.label_map import LabelMap
-from storage.layouts import list_images
+from storage.layouts import Listing, list_images
 from storage.ledger import Entry, Ledger
-from storage.schema import load_schema
+from storage.run_form import source_id_settings
+from storage.schema import ClassSchema, load_schema
+from storage.soft_store import StoreForm
 from storage.workspace import Workspace
 from teacher import Teacher, load_teacher
+from teacher.decision import DecisionRule
+from teacher.inference import Decision
 
 DECISION_RULE = 1
 """Version of the rule that turns scores into labels; raised when the same settings would give other pixels."""
 
 _DECODERS = 2
 _ENCODERS = 2
-
-Image = npt.NDArray[np.uint8]
 
 
 @dataclass(slots=True)
@@ -72,9 +76,12 @@ class LabelSummary:
         self.ignored += entry.ignored
 
 
-def _decisive_settings(settings: LabelSettings, teacher: Teacher) -> dict[str, object]:
-    """What decides pixels, as plain values: no paths, no device, no batch."""
-    return {
+def decisive_settings(settings: LabelSettings, teacher: Teacher) -> dict[str, object]:
+    """What decides the labels' values, as plain values: no paths, no device, no batch.
+
+    What is left at its default and came to be later is left out, so that older runs are gone on with.
+    """
+    decisive: dict[str, object] = {
         "teacher": teacher.digest,
         "network": teacher.spec.network,
         "classes": list(teacher.schema.names),
@@ -83,6 +90,37 @@ def _decisive_settings(settings: LabelSettings, teacher: Teacher) -> dict[str, o
         "flip": settings.flip,
         "precision": settings.precision,
         "decision_rule": DECISION_RULE,
+    }
+    if settings.class_thresholds:
+        decisive["class_thresholds"] = dict(settings.class_thresholds)
+    if settings.min_component > 1:
+        decisive["min_component"] = settings.min_component
+    if settings.ids == "source":
+        decisive |= source_id_settings(teacher.schema)
+    return decisive
+
+
+def label_provenance(decisive: Mapping[str, Any], schema: ClassSchema) -> dict[str, str | float]:
+    """What each label of a run says that it was made with.
+
+    Args:
+        decisive: the run's settings that decide the labels' values.
+        schema: its classes.
+    """
+    more: dict[str, str | float] = {}
+    if own := decisive.get("class_thresholds"):
+        more["class_thresholds"] = " ".join(f"{name}={value:g}" for name, value in sorted(own.items()))
+    if "min_component" in decisive:
+        more["min_component"] = decisive["min_component"]
+    if "written_ids" in decisive:
+        more["ids"] = "source"
+    return {
+        "settings": settings_digest(decisive),
+        "teacher": decisive["teacher"],
+        "classes": schema.digest,
+        "threshold": decisive["threshold"],
+        "version": version("autocoarse"),
+        **more,
     }
 
 
@@ -94,16 +132,20 @@ class LabelRun:
 
     Raises:
         ForeignSettingsError: the workspace holds labels made with other settings; the message shows the difference.
+        BudgetError: the budget leaves no room for a label.
         WorkspaceError: the workspace cannot be written, or another process has it.
         MissingFileError, SettingsError, SchemaError, CheckpointError: the teacher cannot be made as asked.
     """
 
     plan: Plan
     """What is done and what is to do."""
+    forecast: Forecast
+    """What the run will take on the disk."""
 
     def __init__(self, settings: LabelSettings) -> None:
         self.settings = settings
-        self.workspace = Workspace(settings.out)
+        account = ByteAccount(settings.budget)
+        self.workspace = Workspace(settings.out, account)
         # the cheap checks come first: a wrong path should not cost the loading of a network
         listing = list_images(settings.images, settings.layout, exclude=[settings.out, self.workspace.labels])
         schema = None if settings.classes is None else load_schema(settings.classes)
@@ -116,23 +158,43 @@ class LabelRun:
             self.teacher: Teacher = load_teacher(
                 settings.teacher, settings.weights, schema=schema, device=settings.device, precision=settings.precision
             )
-            self.decisive = _decisive_settings(settings, self.teacher)
+            self._rule = DecisionRule(
+                thresholds_by_class(settings.threshold, settings.class_thresholds, self.teacher.schema),
+                settings.keep,
+                settings.keep_steps,
+            )
+            self.decisive = decisive_settings(settings, self.teacher)
             self.digest = settings_digest(self.decisive)
+            self._provenance = label_provenance(self.decisive, self.teacher.schema)
             self.ledger = stack.enter_context(Ledger(self.workspace.ledger))
-            claim(self.workspace, self.ledger, self.ledger.settings, self.decisive, settings, "label")
+            claim(
+                self.workspace, self.ledger, self.ledger.settings, self.decisive, settings, "label", self.teacher.schema
+            )
             self.ledger.forget_failures(listing.keys)
-            self.plan = make_plan(listing, self.ledger, self.workspace, self.digest)
-            self.summary = LabelSummary(total=self.plan.total, skipped=len(self.plan.done))
-            for entry in self.plan.done:
-                self.summary.add_label(entry)
+            account.open(measure_bytes(settings.out).total_bytes, self.workspace.ledger)
+            self._plan(listing)
             self._stack = stack.pop_all()
-        self._provenance: dict[str, str | float] = {
-            "settings": self.digest,
-            "teacher": self.teacher.digest,
-            "classes": self.teacher.schema.digest,
-            "threshold": settings.threshold,
-            "version": version("autocoarse"),
-        }
+
+    def _plan(self, listing: Listing) -> None:
+        store = None
+        if self.settings.keep != "none":
+            form = StoreForm(self.settings.keep, self.settings.keep_steps, self.teacher.schema.names)
+            store = claim_store(self.workspace, form)
+        self.plan = make_plan(listing, self.ledger, self.workspace, self.digest, store)
+        keys = [item.key for item in self.plan.to_do]
+        self._keeper = None if store is None else StoreWriter.open(self.workspace, store, self.ledger, keys)
+        if store is None:
+            self.ledger.take_slots(keys)  # an earlier run was to keep what this one does not
+        self.summary = LabelSummary(total=self.plan.total, skipped=len(self.plan.done))
+        for entry in self.plan.done:
+            self.summary.add_label(entry)
+        self.forecast = Forecast(self.workspace, len(self.plan.done), len(self.plan.to_do))
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of all files of the run, with those that are reserved."""
+        assert self.workspace.account is not None, "the run has opened one"
+        return self.workspace.account.used
 
     def __enter__(self) -> Self:
         return self
@@ -144,7 +206,8 @@ class LabelRun:
         """Do the work; yields the entry of every item that was to do, once it is in the ledger.
 
         Raises:
-            WorkspaceError: a label or the ledger cannot be written; what was made before stays and counts.
+            BudgetError: the next label would pass the budget; what was made before stays and counts, as it does with
+            DiskFullError, WorkspaceError: a label or the ledger cannot be written.
         """
         refused = list(self.plan.failures(self.digest))
         self._commit(refused)
@@ -178,8 +241,11 @@ class LabelRun:
     def _commit(self, entries: list[Entry]) -> None:
         if entries:
             self.ledger.commit(entries)
+            assert self.workspace.account is not None, "the run has opened one"
+            self.workspace.account.settle(rows=sum(entry.status == "done" for entry in entries))
             for entry in entries:
                 self.summary.add(entry)
+                self.forecast.add(entry)
 
     def _label(self, group: list[Decoded], encoders: ThreadPoolExecutor) -> Iterator[Future[Entry]]:
         """Label images of one size and hand them to the encoders; a failure costs its image alone."""
@@ -190,7 +256,7 @@ class LabelRun:
             return
         started = time.perf_counter()
         try:
-            labels = self.teacher.label(images, self.settings.scales, self.settings.threshold, flip=self.settings.flip)
+            decisions = self.teacher.decide(images, self.settings.scales, self._rule, flip=self.settings.flip)
         except (ImageError, RuntimeError, MemoryError) as error:
             if len(group) > 1:
                 for one in group:
@@ -200,19 +266,26 @@ class LabelRun:
                 yield encoders.submit(self._failure, group[0], f"{group[0].item.image}: {reason}")
             return
         seconds = (time.perf_counter() - started) / len(images)
-        for one, label in zip(group, labels, strict=True):
-            yield encoders.submit(self._publish, one, label, seconds)
+        for one, decision in zip(group, decisions, strict=True):
+            yield encoders.submit(self._publish, one, decision, seconds)
 
     def _failure(self, one: Decoded, reason: str) -> Entry:
         return Entry(key=one.item.key, status="failed", settings_digest=self.digest, reason=reason)
 
-    def _publish(self, one: Decoded, values: Image, seconds: float) -> Entry:
-        label = LabelMap(values, len(self.teacher.schema))
+    def _publish(self, one: Decoded, decision: Decision, seconds: float) -> Entry:
+        label = LabelMap(decision.label, len(self.teacher.schema))
+        label = remove_small_components(label, self.settings.min_component)
+        beside = []
+        if self._keeper is not None and decision.soft is not None:
+            beside = self._keeper.files(one.item.key, decision.soft)
         return publish_label(
             self.workspace,
             one.item.key,
             label,
             self._provenance,
+            self.settings.form,
+            self.teacher.schema,
+            beside,
             settings_digest=self.digest,
             image_bytes=one.image_bytes,
             image_modified_ns=one.image_modified_ns,

@@ -4,10 +4,7 @@ A few threads merge; this one alone writes the ledger. What a pixel becomes is d
 image in `merge_pair`, and what is left to do in `merge_plan`.
 """
 
-import time
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +25,7 @@ from pipeline.merge_plan import (
 )
 from pipeline.run_folder import claim, list_failures, refuse_strangers
 from pipeline.settings import Settings, settings_digest
+from pipeline.threads import work_and_record
 from storage.errors import SettingsError
 from storage.layouts import Layout
 from storage.ledger import Entry, Ledger
@@ -38,8 +36,6 @@ MERGE_RULE = 1
 """Version of the rule that merges two labels; raised when the same settings would give other pixels."""
 
 _WORKERS = 4
-_LOOK_AHEAD = 16
-_COMMIT_ITEMS, _COMMIT_SECONDS = 64, 1.0
 
 Width = Annotated[int, Field(ge=0)]
 
@@ -60,7 +56,7 @@ class MergeSettings(Settings):
     """A class schema's name or file."""
     layout: Layout = "folder"
     ids: Ids | None = None
-    """What the values of both folders are; a RUN's are class indices."""
+    """What the values of both folders are; a RUN says itself what its own are."""
     out: Path
     """The run's folder."""
 
@@ -132,7 +128,7 @@ class MergeRun:
             refuse_strangers(self.workspace)
             self.ledger = stack.enter_context(Ledger(self.workspace.ledger))
             before = compared_settings(self.ledger.settings or {})
-            claim(self.workspace, self.ledger, before, self.decisive, settings, "merge")
+            claim(self.workspace, self.ledger, before, self.decisive, settings, "merge", self.schema)
             wanted = [pair for pair in pairs if pair.auto is not None or settings.policy != "auto"]
             keys = frozenset(pair.key for pair in wanted)
             self.ledger.forget_failures(keys)
@@ -178,35 +174,17 @@ class MergeRun:
         Raises:
             WorkspaceError: a label or the ledger cannot be written; what was made before stays and counts.
         """
-        finished: list[Merged | Entry] = [self._merger.failure(key, reason) for key, reason in self.plan.refused]
-        working: deque[Future[Merged | Entry]] = deque()
-        committed = time.monotonic()
-        with ThreadPoolExecutor(_WORKERS, "merge") as pool:
-            try:
-                for pair in self.plan.to_do:
-                    working.append(pool.submit(self._merger.merge, pair))
-                    while working and (len(working) >= _LOOK_AHEAD or working[0].done()):
-                        finished.append(working.popleft().result())
-                    # in groups: a commit waits for the disk as long as a label does
-                    if len(finished) >= _COMMIT_ITEMS or time.monotonic() - committed >= _COMMIT_SECONDS:
-                        committed = time.monotonic()
-                        yield from self._commit(finished)
-                while working:
-                    finished.append(working.popleft().result())
-                yield from self._commit(finished)
-                self._record_parents()
-            finally:
-                # reached with work left only after an error or Ctrl-C: what was merged is recorded all the same
-                pool.shutdown(cancel_futures=True)
-                left = [future for future in working if not future.cancelled()]
-                self._commit(finished + [future.result() for future in left if future.exception() is None])
-                list_failures(self.workspace, self.ledger)
+        refused: list[Merged | Entry] = [self._merger.failure(key, reason) for key, reason in self.plan.refused]
+        try:
+            yield from work_and_record(self.plan.to_do, self._merger.merge, self._commit, _WORKERS, refused)
+            self._record_parents()
+        finally:
+            list_failures(self.workspace, self.ledger)
 
     def _commit(self, finished: list[Merged | Entry]) -> list[Entry]:
-        """Record what is finished and empty the list."""
+        """Record what is finished."""
         done = [one for one in finished if isinstance(one, Merged)]
         failed = [one for one in finished if isinstance(one, Entry)]
-        finished.clear()
         entries = [*failed, *(one.entry for one in done)]
         if entries:
             self.ledger.commit(entries, {one.entry.key: one.note() for one in done})

@@ -11,6 +11,7 @@ from pipeline.run_folder import reason_to_keep
 from storage.errors import WorkspaceError
 from storage.layouts import Item, Listing
 from storage.ledger import Entry, Ledger, image_agrees, label_agrees
+from storage.soft_store import SoftStore
 from storage.workspace import Workspace
 
 
@@ -35,7 +36,9 @@ class Plan:
             yield Entry(key=key, status="failed", settings_digest=digest, reason=reason)
 
 
-def make_plan(listing: Listing, ledger: Ledger, workspace: Workspace, digest: str) -> Plan:
+def make_plan(
+    listing: Listing, ledger: Ledger, workspace: Workspace, digest: str, store: SoftStore | None = None
+) -> Plan:
     """Split the images of a listing into those that are done, those to do, and those that are refused.
 
     Args:
@@ -43,7 +46,9 @@ def make_plan(listing: Listing, ledger: Ledger, workspace: Workspace, digest: st
         ledger: what earlier runs recorded.
         workspace: where the labels are.
         digest: of the settings that decide pixels.
+        store: where confidence is to be kept; what has none there is not done.
     """
+    slots = {} if store is None else ledger.slots()
     to_do: list[Item] = []
     done: list[Entry] = []
     refused = list(listing.problems)
@@ -60,6 +65,7 @@ def make_plan(listing: Listing, ledger: Ledger, workspace: Workspace, digest: st
             and entry.settings_digest == digest
             and image_agrees(entry, item.image)
             and label_agrees(entry, label)
+            and (store is None or _is_kept(store, slots.get(item.key), entry))
         ):
             done.append(entry)
         elif reason := reason_to_keep(label, digest, "the image labelled"):
@@ -67,3 +73,8 @@ def make_plan(listing: Listing, ledger: Ledger, workspace: Workspace, digest: st
         else:
             to_do.append(item)
     return Plan(tuple(to_do), tuple(done), tuple(refused))
+
+
+def _is_kept(store: SoftStore, slot: int | None, entry: Entry) -> bool:
+    """Whether there is a chunk of an item; whether it is whole, `verify` says."""
+    return slot is not None and store.chunk_path(slot, (entry.height, entry.width)).is_file()

@@ -3,17 +3,20 @@
 Which labels are made, and how, is in `labelling` and `merging`.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.settings import Settings, settings_difference
-from storage.errors import ForeignSettingsError, LabelError
+from storage.errors import BudgetError, ForeignSettingsError, LabelError
 from storage.label_map import LabelMap
-from storage.label_png import encode_label_png, read_provenance
+from storage.label_png import DEFAULT_FORMAT, LabelFormat, encode_label_png, read_provenance
 from storage.ledger import Entry, Ledger
-from storage.workspace import Workspace
+from storage.schema import ClassSchema
+from storage.workspace import Workspace, write_atomically
 
 
 def refuse_strangers(workspace: Workspace) -> None:
@@ -37,6 +40,7 @@ def claim(
     decisive: dict[str, object],
     settings: Settings,
     table: str,
+    schema: ClassSchema,
 ) -> None:
     """Take a folder for a run's settings, unless it holds labels of others.
 
@@ -47,6 +51,7 @@ def claim(
         decisive: those of this run.
         settings: all of them, which are written into the folder.
         table: the command, for the settings file.
+        schema: the classes of its labels.
 
     Raises:
         ForeignSettingsError: the folder holds labels of other settings; the message shows the difference.
@@ -59,6 +64,7 @@ def claim(
         )
     ledger.claim(decisive)
     settings.write(workspace.settings, table)
+    write_atomically(workspace.classes, (json.dumps(schema.to_dict(), indent=1) + "\n").encode())
 
 
 def reason_to_keep(label: Path, digest: str, work: str) -> str:
@@ -84,6 +90,9 @@ def publish_label(
     key: str,
     label: LabelMap,
     provenance: Mapping[str, str | float],
+    form: LabelFormat = DEFAULT_FORMAT,
+    schema: ClassSchema | None = None,
+    beside: Sequence[tuple[Path, bytes]] = (),
     **more: Any,  # noqa: ANN401 - fields of an entry
 ) -> Entry:
     """Write a label into a run's folder, and give the entry that says what was written.
@@ -93,14 +102,18 @@ def publish_label(
         key: of the item.
         label: what is written.
         provenance: what it was made with, kept in the file.
+        form: how it is written.
+        schema: its classes, where the form needs them.
+        beside: other files of the item, written before the label, which is what says that the item is whole.
         more: what else the entry says: the settings' digest, the image, the time.
 
     Raises:
         WorkspaceError: the label cannot be written.
+        BudgetError: it would pass the run's budget.
     """
     path = workspace.label_path(key)
-    content = encode_label_png(label, provenance)
-    workspace.publish(path, content)
+    content = encode_label_png(label, provenance, form, schema)
+    workspace.publish_together([*beside, (path, content)], rows=1)
     return Entry(
         key=key,
         status="done",
@@ -123,6 +136,8 @@ def list_failures(workspace: Workspace, ledger: Ledger) -> None:
     """
     reasons = [" ".join(entry.reason.split()) for entry in ledger if entry.status == "failed"]
     if reasons:
-        workspace.publish(workspace.failures, "".join(f"{reason}\n" for reason in reasons).encode())
+        # a full budget must not hide the failures: the ledger has them, and the file comes with the next run
+        with contextlib.suppress(BudgetError):
+            workspace.publish(workspace.failures, "".join(f"{reason}\n" for reason in reasons).encode())
     else:
         workspace.failures.unlink(missing_ok=True)

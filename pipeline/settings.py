@@ -13,7 +13,10 @@ import tomli_w
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from storage.errors import SettingsError
+from storage.label_png import LabelFormat, Preset
 from storage.layouts import Layout
+from storage.schema import ClassSchema, Ids
+from storage.soft_store import DEFAULT_STEPS, MAX_STEPS, Keep
 from storage.workspace import write_atomically
 from teacher.fusion import check_scales
 from teacher.inference import Precision
@@ -66,12 +69,53 @@ def _ascending(scales: tuple[float, ...]) -> tuple[float, ...]:
     return check_scales(scales)[::-1]
 
 
+Threshold = Annotated[float, Field(ge=0, lt=1)]
+"""Of confidence, a probability."""
+
 Scales = Annotated[tuple[float, ...], AfterValidator(_ascending)]
 """Ratios to the input image, ascending; 1.0 is among them."""
 
 
-class LabelSettings(Settings):
-    """What `label` does. Only teacher, classes, scales, threshold, flip and precision decide pixels."""
+class LabellingRecipe(Settings):
+    """How images are labelled; not which, and not by what teacher.
+
+    Scales, thresholds, flip, precision and min_component decide the values of the labels; the rest says how they are
+    computed and kept.
+    """
+
+    scales: Scales = (0.5, 1.0, 2.0)
+    threshold: Threshold = 0.5
+    """Keep a pixel where confidence > threshold."""
+    class_thresholds: dict[str, Threshold] = Field(default_factory=dict)
+    """Thresholds of classes that have one of their own, by class name."""
+    flip: bool = False
+    """Average the logits of the image and of its mirror image."""
+    min_component: int = Field(0, ge=0)
+    """Connected pixels of one class that are fewer than this become ignore; 0: none do."""
+    keep: Keep = "none"
+    """What is kept beside the labels, so that other thresholds can be applied later."""
+    keep_steps: int = Field(DEFAULT_STEPS, ge=1, le=MAX_STEPS)
+    """Confidence is kept by the thresholds k / keep_steps; those can be applied exactly."""
+    png: Preset = "fast"
+    """How hard the label PNGs are compressed."""
+    palette: bool = False
+    """Give the label PNGs a palette of the class colours; the values stay."""
+    budget: int | None = Field(None, ge=1)
+    """Bytes that all files of the run may take together."""
+    batch: int = Field(1, ge=1)
+    """Images of equal size labelled together."""
+    precision: Precision = "fp32"
+
+    def decisive(self) -> dict[str, Any]:
+        """What decides the values of the labels, as plain values."""
+        return self.model_dump(mode="json", include=set(_DECISIVE))
+
+
+_DECISIVE = ("scales", "threshold", "class_thresholds", "flip", "min_component", "precision")
+
+
+class LabelSettings(LabellingRecipe):
+    """What `label` does."""
 
     images: Path
     """Folder of images, listed recursively."""
@@ -82,14 +126,31 @@ class LabelSettings(Settings):
     classes: str | None = None
     """A class schema's name or file; the teacher's own where it has one."""
     layout: Layout = "folder"
-    scales: Scales = (0.5, 1.0, 2.0)
-    threshold: float = Field(0.5, ge=0, lt=1)
-    """Keep a pixel where confidence > threshold."""
-    flip: bool = False
-    """Average the logits of the image and of its mirror image."""
-    batch: int = Field(1, ge=1)
-    """Images of equal size labelled together."""
+    ids: Ids = "class"
+    """Values of the label PNGs, which they decide too: class indices, or the schema's source ids."""
     device: str = "auto"
-    precision: Precision = "fp32"
     out: Path
     """The run's folder."""
+
+    @property
+    def form(self) -> LabelFormat:
+        """How the label PNGs are written."""
+        return LabelFormat(self.png, self.palette, self.ids)
+
+
+def thresholds_by_class(
+    threshold: float, class_thresholds: Mapping[str, float], schema: ClassSchema
+) -> tuple[float, ...]:
+    """The threshold of each class, in the order of the class indices; one for all where none has its own.
+
+    Raises:
+        SettingsError: a name is no class of the schema.
+    """
+    if unknown := sorted(class_thresholds.keys() - set(schema.names)):
+        raise SettingsError(
+            f"class thresholds: {', '.join(unknown)} is no class of {schema.name!r}; known are "
+            f"{', '.join(schema.names)}"
+        )
+    if not class_thresholds:
+        return (threshold,)
+    return tuple(class_thresholds.get(name, threshold) for name in schema.names)

@@ -12,13 +12,12 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from pipeline.merge import NO_BORDER, Policy
 from pipeline.merging import MergeSettings, Width
-from pipeline.settings import LabelSettings, Scales, Settings
+from pipeline.settings import LabellingRecipe, LabelSettings, Scales, Settings
 from pipeline.training_settings import TrainingRecipe, TrainSettings
 from storage.errors import SettingsError
 from storage.layouts import Layout
 from storage.schema import Ids, load_schema
 from storage.workspace import write_atomically
-from teacher.inference import Precision
 
 FOLDERS = {"teacher": "teacher", "label": "auto", "merge": "merged", "student": "student"}
 """By stage, in their order: the folder of what it makes, in the run's."""
@@ -54,16 +53,6 @@ class TeacherStage(TrainingStage):
     def _leave_out_what_is_not_used(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = dump(self)
         return values if self.checkpoint is None else {k: values[k] for k in _OF_A_GIVEN_TEACHER if k in values}
-
-
-class LabelStage(Settings):
-    """How the extra images are labelled; as in LabelSettings."""
-
-    scales: Scales = (0.5, 1.0, 2.0)
-    threshold: float = Field(0.5, ge=0, lt=1)
-    flip: bool = False
-    batch: int = Field(1, ge=1)
-    precision: Precision = "fp32"
 
 
 class MergeStage(Settings):
@@ -107,7 +96,7 @@ class RunSettings(Settings):
     workers: int | None = Field(None, ge=0, le=256)
     """Processes that read and augment; None: as `train` decides."""
     teacher: TeacherStage = TeacherStage()
-    label: LabelStage = LabelStage()
+    label: LabellingRecipe = LabellingRecipe()
     merge: MergeStage | None = None
     """None: the student learns from the teacher's labels as they are."""
     student: TrainingStage = TrainingStage()
@@ -168,7 +157,7 @@ class RunSettings(Settings):
         given = self.teacher.checkpoint is not None
         return {
             "teacher": {"checkpoint": "given"} if given else self.training("teacher").decisive(),
-            "label": self.label.model_dump(mode="json", exclude={"batch"}),
+            "label": self.label.decisive(),
             "merge": {} if self.merge is None else self.merge.model_dump(mode="json"),
             "student": self.training("student").decisive(),
         }

@@ -48,6 +48,14 @@ class WorkspaceError(AutocoarseError, OSError):
     """The output folder cannot be used: not writable, full, locked by another run, or escaped by a link."""
 
 
+class DiskFullError(WorkspaceError):
+    """The disk, or a quota on it, is full; what was written before is whole."""
+
+
+class BudgetError(AutocoarseError, OSError):
+    """What is to be written would pass the budget that was given; what was written before is whole."""
+
+
 class ForeignSettingsError(AutocoarseError, ValueError):
     """The output folder holds work made with other settings."""
 

@@ -13,6 +13,7 @@ from typing import Literal
 from storage.errors import LayoutError, MissingFileError
 from storage.image_reader import IMAGE_SUFFIXES
 from storage.ledger import Ledger
+from storage.run_form import RunForm
 from storage.schema import Ids
 from storage.workspace import Workspace
 
@@ -138,8 +139,8 @@ def list_labels(root: Path, layout: Layout = "folder", ids: Ids | None = None) -
         root: a label folder, or what `label --out` made, or the labels in it; with `cityscapes` also the data set's
             own root.
         layout: how the label folder lies on disk. A RUN mirrors its images and needs no layout.
-        ids: what the values are; None means class indices, or what a Cityscapes file's name says. A RUN's are class
-            indices.
+        ids: what the values are; None means class indices, or what a Cityscapes file's name says. A RUN says itself
+            what its own are.
 
     Raises:
         MissingFileError: there is no such folder.
@@ -151,9 +152,10 @@ def list_labels(root: Path, layout: Layout = "folder", ids: Ids | None = None) -
     run = Workspace.holding(root)
     done: frozenset[str] | None = None
     if run is not None:
-        root, layout, ids = run.labels, "folder", "class"
+        root, layout = run.labels, "folder"
         with Ledger(run.ledger, read_only=True) as ledger:
             done = ledger.done_keys()
+            ids = RunForm.of(ledger.settings).ids
     suffixes: dict[str, Ids] = {"": ids or "class"}
     if layout == "cityscapes":
         root = _cityscapes_label_root(root)

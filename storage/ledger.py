@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from storage.errors import WorkspaceError
+from storage.errors import DiskFullError, WorkspaceError
 
 FORMAT = 1
 """Version of the tables; a ledger of another version is refused."""
@@ -27,6 +27,7 @@ CREATE TABLE IF NOT EXISTS entries (
     attempts INTEGER NOT NULL, reason TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS slots (key TEXT PRIMARY KEY, slot INTEGER NOT NULL UNIQUE) WITHOUT ROWID;
 """
 
 
@@ -137,9 +138,53 @@ class Ledger:
                 written = [(key, json.dumps(note)) for key, note in (notes or {}).items()]
                 self._connection.executemany("INSERT OR REPLACE INTO notes VALUES (?, ?)", written)
         except sqlite3.Error as error:
-            raise WorkspaceError(
-                f"cannot write the ledger {self.path}: {error}; no label is lost, run the same command again"
-            ) from error
+            raise self._cannot_write(error) from error
+
+    def _cannot_write(self, error: sqlite3.Error) -> WorkspaceError:
+        full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL  # not every error has a code
+        kind = DiskFullError if full else WorkspaceError
+        return kind(f"cannot write the ledger {self.path}: {error}; no label is lost, run the same command again")
+
+    def slots(self) -> dict[str, int]:
+        """The slot of each item of which confidence is, or was to be, kept."""
+        try:
+            return dict(self._connection.execute("SELECT key, slot FROM slots"))
+        except sqlite3.OperationalError:  # a ledger of before there were slots, opened to be read only
+            return {}
+
+    def give_slots(self, keys: Iterable[str]) -> dict[str, int]:
+        """Give a slot of its own, for good, to every item that has none.
+
+        Returns:
+            The slots of all items.
+
+        Raises:
+            WorkspaceError: the disk is full.
+        """
+        known = self.slots()
+        first = max(known.values(), default=-1) + 1
+        new = {key: first + i for i, key in enumerate(key for key in keys if key not in known)}
+        try:
+            with self._connection:
+                self._connection.executemany("INSERT INTO slots VALUES (?, ?)", new.items())
+        except sqlite3.Error as error:
+            raise self._cannot_write(error) from error
+        return known | new
+
+    def take_slots(self, keys: Iterable[str]) -> None:
+        """Take back the slots of items of which nothing is to be kept."""
+        with self._connection:
+            self._connection.executemany("DELETE FROM slots WHERE key = ?", [(key,) for key in keys])
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Drop the entries and notes of items, so that the next run does them again."""
+        try:
+            with self._connection:
+                for key in keys:
+                    self._connection.execute("DELETE FROM entries WHERE key = ?", (key,))
+                    self._connection.execute("DELETE FROM notes WHERE key = ?", (key,))
+        except sqlite3.Error as error:
+            raise self._cannot_write(error) from error
 
     def get(self, key: str) -> Entry | None:
         """The entry of an item, if there is one."""

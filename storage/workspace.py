@@ -8,12 +8,14 @@ import errno
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from filelock import FileLock, Timeout
 
-from storage.errors import WorkspaceError
+from storage.account import ByteAccount
+from storage.errors import DiskFullError, WorkspaceError
 
 
 def write_atomically(path: Path, content: bytes, scratch: Path | None = None) -> None:
@@ -42,7 +44,7 @@ def write_atomically(path: Path, content: bytes, scratch: Path | None = None) ->
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise WorkspaceError(f"cannot write {path}: {_explain(error)}") from error
+            raise _as_ours(f"cannot write {path}", error) from error
         raise
 
 
@@ -58,19 +60,23 @@ _UMASK = os.umask(0)
 os.umask(_UMASK)
 
 
-def _explain(error: OSError) -> str:
+def _as_ours(what: str, error: OSError) -> WorkspaceError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{error.strerror}; free some space and run the same command again, it goes on where it stopped"
+        return DiskFullError(
+            f"{what}: {error.strerror}; free some space and run the same command again, it goes on where it stopped"
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{error.strerror}; choose a folder that you may write to with --out"
-    return error.strerror or str(error)
+        return WorkspaceError(f"{what}: {error.strerror}; choose a folder that you may write to with --out")
+    return WorkspaceError(f"{what}: {error.strerror or error}")
 
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """The folder that `label --out` makes: labels/, ledger.sqlite, settings.toml, failed.txt."""
+    """The folder that `label --out` makes: labels/, soft/, ledger.sqlite and a few files that say more."""
 
     root: Path
+    account: ByteAccount | None = field(default=None, compare=False, repr=False)
+    """Where its files' bytes are reserved before they are written; None: nobody counts."""
 
     @classmethod
     def holding(cls, folder: Path) -> "Workspace | None":
@@ -86,6 +92,11 @@ class Workspace:
         return self.root / "labels"
 
     @property
+    def soft(self) -> Path:
+        """Folder of the soft store, where one is kept."""
+        return self.root / "soft"
+
+    @property
     def ledger(self) -> Path:
         """The record of every item."""
         return self.root / "ledger.sqlite"
@@ -94,6 +105,11 @@ class Workspace:
     def settings(self) -> Path:
         """The resolved settings."""
         return self.root / "settings.toml"
+
+    @property
+    def classes(self) -> Path:
+        """The class schema, in the form that `--classes` reads."""
+        return self.root / "classes.json"
 
     @property
     def failures(self) -> Path:
@@ -134,7 +150,7 @@ class Workspace:
             self.tidy()
             self.scratch.mkdir(exist_ok=True)
         except OSError as error:
-            raise WorkspaceError(f"cannot use {self.root} as output folder: {_explain(error)}") from error
+            raise _as_ours(f"cannot use {self.root} as output folder", error) from error
 
     def tidy(self) -> None:
         """Throw away what was left half written, and the folder for it."""
@@ -144,13 +160,34 @@ class Workspace:
         """Write one of the workspace's files, whole or not at all.
 
         Raises:
-            WorkspaceError: the disk is full or the folder is not writable.
+            DiskFullError: the disk is full.
+            BudgetError: the workspace's account has no room for it.
+            WorkspaceError: the folder is not writable.
         """
+        self.publish_together([(path, content)])
+
+    def publish_together(self, files: Sequence[tuple[Path, bytes]], rows: int = 0) -> None:
+        """Write files that belong together, in order, each whole or not at all; none, where there is no room for all.
+
+        Args:
+            files: path and content of each.
+            rows: entries that the ledger will get for them.
+
+        Raises:
+            DiskFullError, BudgetError, WorkspaceError: as `publish`.
+        """
+        more = sum(len(content) - _size(path) for path, content in files)
+        if self.account is not None:
+            self.account.reserve(more, rows)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise WorkspaceError(f"cannot make folder {path.parent}: {_explain(error)}") from error
-        write_atomically(path, content, self.scratch)
+            for path, content in files:
+                _make_folder(path.parent)
+                write_atomically(path, content, self.scratch)
+                more -= len(content)
+        except BaseException:
+            if self.account is not None:
+                self.account.reserve(-max(0, more), -rows)
+            raise
 
     def lock(self) -> FileLock:
         """Take the workspace for this process; the system releases it when the process ends, however it ends.
@@ -167,5 +204,19 @@ class Workspace:
                 f"{self.root} is in use by another autocoarse process; wait for it or stop it"
             ) from error
         except OSError as error:
-            raise WorkspaceError(f"cannot use {self.root} as output folder: {_explain(error)}") from error
+            raise _as_ours(f"cannot use {self.root} as output folder", error) from error
         return lock
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _as_ours(f"cannot make folder {folder}", error) from error
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # not there yet; what else is wrong, writing will tell
+        return 0

@@ -3,11 +3,15 @@
 Decides once, on float32, where the logits are; what it gives is what leaves the device.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from storage.errors import SettingsError, ShapeError
 from storage.schema import IGNORE, MAX_CLASSES
+from storage.soft_store import DEFAULT_STEPS, NO_CONFIDENCE, Keep, threshold_grid
 
 
 def check_threshold(threshold: float) -> float:
@@ -21,24 +25,41 @@ def check_threshold(threshold: float) -> float:
     return threshold
 
 
-def decide(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """Choose each pixel's class, or ignore where the confidence is not above the threshold.
+@dataclass(frozen=True, slots=True)
+class DecisionRule:
+    """What is decided of each pixel, and what is kept of it."""
+
+    thresholds: tuple[float, ...]
+    """One for all classes, or one a class."""
+    keep: Keep = "none"
+    """What is kept beside the label."""
+    steps: int = DEFAULT_STEPS
+    """Of the grid on which confidence is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopClasses:
+    """The most likely classes of each pixel, on the logits' device."""
+
+    classes: Tensor
+    """(batch, height, width) uint8."""
+    confidence: Tensor
+    """(batch, height, width) float32 in [0, 1], the top softmax probability. It is 0, and the pixel is always ignored,
+    where a logit is NaN or +inf, or all are -inf; a class at -inf beside finite ones merely has probability 0."""
+    runner_up: Tensor | None
+    """(batch, height, width) uint8, the class of the second highest logit; the class itself where there is but one."""
+
+
+def find_top(logits: Tensor, *, runner_up: bool = False) -> TopClasses:
+    """Find each pixel's most likely class and its probability.
 
     Args:
         logits: (batch, class, height, width), float, at most 255 classes.
-        threshold: keep where confidence > threshold, strictly, both as float32; 0 keeps every pixel that has a
-            confidence. A pixel has none, and is always ignored, where a logit is NaN or +inf, or all are -inf; a
-            class at -inf beside finite ones merely has probability 0.
-
-    Returns:
-        Labels (batch, height, width) uint8, a class index or 255, and confidence (batch, height, width) float32 in
-        [0, 1], the top softmax probability. Both on the logits' device.
+        runner_up: find the second class too.
 
     Raises:
-        SettingsError: the threshold is not in [0, 1).
         ShapeError: the logits do not have four axes or have more classes than a label can name.
     """
-    check_threshold(threshold)
     if logits.ndim != 4 or not 1 <= logits.shape[1] <= MAX_CLASSES:
         raise ShapeError(
             f"logits have the shape {tuple(logits.shape)}, expected (batch, class, height, width) with 1 to "
@@ -48,6 +69,67 @@ def decide(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     top, label = scores.max(dim=1)
     # The top class's softmax needs no division over all classes: exp(top - top) is 1.
     confidence = 1 / (scores - top.unsqueeze(1)).exp_().sum(dim=1)
-    confidence = confidence.nan_to_num_(nan=0.0)
-    least = torch.tensor(threshold, dtype=torch.float32, device=logits.device)
-    return label.to(torch.uint8).masked_fill_(~(confidence > least), IGNORE), confidence
+    second = None
+    if runner_up:
+        # one more maximum is several times as fast as sorting two out of all classes
+        second = scores.scatter(1, label.unsqueeze(1), -torch.inf).argmax(dim=1).to(torch.uint8)
+    return TopClasses(label.to(torch.uint8), confidence.nan_to_num_(nan=0.0), second)
+
+
+def apply_thresholds(top: TopClasses, thresholds: Sequence[float]) -> Tensor:
+    """Keep each pixel's class where the confidence is above the threshold, strictly, both as float32.
+
+    Args:
+        top: what `find_top` found.
+        thresholds: one for all classes, or one a class; 0 keeps every pixel that has a confidence.
+
+    Returns:
+        Labels (batch, height, width) uint8, a class index or 255.
+
+    Raises:
+        SettingsError: a threshold is not in [0, 1).
+    """
+    least = torch.tensor([check_threshold(t) for t in thresholds], dtype=torch.float32, device=top.classes.device)
+    if len(thresholds) > 1:
+        least = least[top.classes.int()]
+    return top.classes.masked_fill(~(top.confidence > least), IGNORE)
+
+
+def quantise(confidence: Tensor, steps: int) -> Tensor:
+    """Code each confidence by the thresholds of a grid that it is above.
+
+    Args:
+        confidence: float32 in [0, 1], any shape; 0 where there is none.
+        steps: of the grid.
+
+    Returns:
+        uint8 of the same shape: the largest k with confidence > k / steps, or 255 where the confidence is 0.
+
+    Raises:
+        SettingsError: steps is not in 1..255.
+    """
+    grid = torch.from_numpy(threshold_grid(steps)).to(confidence.device)
+    above = torch.bucketize(confidence, grid, out_int32=True)  # how many thresholds the confidence is above
+    # from none above the modulus of 256 makes the code that says so
+    assert NO_CONFIDENCE == (-1) % 256, "the code of no confidence is what one below the first is in 8 bits"
+    return above.sub_(1).to(torch.uint8)
+
+
+def decide(logits: Tensor, thresholds: float | Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Choose each pixel's class, or ignore where the confidence is not above the threshold.
+
+    Args:
+        logits: (batch, class, height, width), float, at most 255 classes.
+        thresholds: one for all classes, or one a class, as in `apply_thresholds`.
+
+    Returns:
+        Labels (batch, height, width) uint8, a class index or 255, and confidence (batch, height, width) float32 in
+        [0, 1], the top softmax probability. Both on the logits' device.
+
+    Raises:
+        SettingsError: a threshold is not in [0, 1).
+        ShapeError: the logits do not have four axes or have more classes than a label can name.
+    """
+    several = (thresholds,) if isinstance(thresholds, int | float) else tuple(thresholds)
+    top = find_top(logits)
+    return apply_thresholds(top, several), top.confidence

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from storage.errors import ImageError, MissingFileError, SettingsError
 from storage.schema import ClassSchema, load_schema
 from teacher.checkpoint import checkpoint_of, is_own
-from teacher.decision import check_threshold, decide
+from teacher.decision import DecisionRule, apply_thresholds, check_threshold, find_top, quantise
 from teacher.fusion import check_scales, hierarchical_logits
 from teacher.networks.prediction import ScalePrediction
 from teacher.networks.registry import NetworkSpec, build_network, default_spec, network_names
@@ -54,6 +55,16 @@ def find_device(name: str) -> torch.device:
             f"use cpu, or install the driver and a torch built for it"
         )
     return device
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is made of one image."""
+
+    label: Image
+    """(height, width) uint8: a class index, or 255 where the confidence is too low."""
+    soft: Image | None = None
+    """(plane, height, width) uint8: class, confidence code and, with top2, runner-up; None where nothing is kept."""
 
 
 class Teacher:
@@ -131,13 +142,43 @@ class Teacher:
             SettingsError: the scales or the threshold are out of range.
             ImageError: not such images, of different sizes, or too small for the lowest scale.
         """
+        rule = DecisionRule((threshold,))
+        return [decision.label for decision in self.decide(images, scales, rule, flip=flip)]
+
+    def decide(
+        self, images: Sequence[Image], scales: Sequence[float], rule: DecisionRule, *, flip: bool = False
+    ) -> list[Decision]:
+        """Label images of one size as one batch, and say what is to be kept. Only that leaves the device.
+
+        At most 4 bytes a pixel come to the host: the label, and with it class, confidence code and runner-up.
+
+        Args:
+            images: RGB, each (height, width, 3), uint8, all of one size.
+            scales: ratios to the images, 1.0 among them.
+            rule: the thresholds, one or one a class, and what is kept.
+            flip: average with the mirrored images' logits.
+
+        Raises:
+            SettingsError: the scales, a threshold or the steps are out of range, or the thresholds are not as many as
+                the classes.
+            ImageError: not such images, of different sizes, or too small for the lowest scale.
+        """
         check_scales(scales)
-        check_threshold(threshold)
+        if len(rule.thresholds) not in (1, len(self.schema)):
+            raise SettingsError(f"got {len(rule.thresholds)} thresholds, expected one, or {len(self.schema)}")
+        for threshold in rule.thresholds:
+            check_threshold(threshold)
         if not images:
             return []
         with torch.inference_mode():
-            labels, _ = decide(self._joint(self._batch(images), scales, flip), threshold)
-            return list(labels.cpu().numpy())
+            top = find_top(self._joint(self._batch(images), scales, flip), runner_up=rule.keep == "top2")
+            labels = apply_thresholds(top, rule.thresholds).cpu().numpy()
+            if rule.keep == "none":
+                return [Decision(label) for label in labels]
+            kept = [top.classes, quantise(top.confidence, rule.steps)]
+            kept += [] if top.runner_up is None else [top.runner_up]
+            soft = torch.stack(kept, dim=1).cpu().numpy()
+            return [Decision(label, planes) for label, planes in zip(labels, soft, strict=True)]
 
     def _batch(self, images: Sequence[Image]) -> Tensor:
         for image in images:

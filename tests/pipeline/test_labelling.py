@@ -264,14 +264,14 @@ def test_an_image_that_the_network_fails_on_costs_itself_alone(
 ) -> None:
     """An error of the device inside a batch is narrowed down to its image."""
     poison = np.array(Image.open(settings.images / "a/2.png"))
-    real = Teacher.label
+    real = Teacher.decide
 
-    def label(self: Teacher, images: list[object], *args: object, **kwargs: object) -> object:
+    def decide(self: Teacher, images: list[object], *args: object, **kwargs: object) -> object:
         if any(np.array_equal(i, poison) for i in images):
             raise RuntimeError("out of memory")
         return real(self, images, *args, **kwargs)  # type: ignore[arg-type] # passed through as they came
 
-    monkeypatch.setattr(Teacher, "label", label)
+    monkeypatch.setattr(Teacher, "decide", decide)
     summary = run(settings, batch=2)
     assert (summary.labelled, summary.failed) == (2, 1)
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from pipeline.evaluation import evaluate_network
 from pipeline.merging import MergeSettings
-from pipeline.settings import LabelSettings
+from pipeline.settings import LabellingRecipe, LabelSettings
 from pipeline.stages import RunProgress, RunResult, run_stages
-from pipeline.stages_settings import EvaluateStage, LabelStage, MergeStage, RunSettings
+from pipeline.stages_settings import EvaluateStage, MergeStage, RunSettings
 from pipeline.training_progress import TrainProgress
 from pipeline.training_settings import TrainSettings
 from storage.errors import ForeignSettingsError, LabelError, MissingFileError, SettingsError, WorkspaceError
@@ -249,5 +249,5 @@ def test_stages_have_the_defaults_of_their_commands(data: Path) -> None:
         for what, end in (("images", ""), ("labels", "_labels"))
     }
     assert settings.training("student") == TrainSettings(**shared, classes=settings.classes, out=data / "out/student")
-    assert (LabelStage().scales, MergeStage().policy) == (EvaluateStage().scales, "fill")
+    assert (LabellingRecipe().scales, MergeStage().policy) == (EvaluateStage().scales, "fill")
     assert settings_for(data, student={"scales": (1.0, 2.0)}).training("student").scales == (1.0, 2.0)

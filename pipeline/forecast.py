@@ -1,0 +1,124 @@
+"""What a run will take on the disk in the end, from what it has taken so far, and what would take less.
+
+It warns; the account keeps the limit.
+"""
+
+from dataclasses import dataclass
+from itertools import product
+from typing import get_args
+
+from storage.account import MARGIN
+from storage.budget import free_bytes
+from storage.errors import LabelError
+from storage.label_map import LabelMap
+from storage.label_png import LabelFormat, Preset, encode_label_png, read_label_values
+from storage.ledger import Entry
+from storage.schema import MAX_CLASSES
+from storage.workspace import Workspace
+
+ENOUGH = 8
+"""Labels after which the mean is believed; the first ones of a set come from one folder, and more do not help that."""
+
+_TRIED = 6
+"""Labels that are encoded again to see what another preset would save."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """The forecast that there will not be room for all."""
+
+    bytes: int
+    """That all files of the run will take."""
+    room: int
+    """That they may take, by the budget or by the free space."""
+    is_budget: bool
+    """Whether the budget is what they will not fit; otherwise it is the disk."""
+    fitting: tuple[str, ...]
+    """What would fit from here on, in the words of the command's options; the smallest change first."""
+
+
+class Forecast:
+    """The bytes of a run, foretold.
+
+    Args:
+        workspace: of the run; its account says what it takes.
+        done: items that earlier runs have done.
+        left: items that are to be labelled.
+    """
+
+    def __init__(self, workspace: Workspace, done: int, left: int) -> None:
+        assert workspace.account is not None, "a run that forecasts counts its bytes"
+        self._workspace, self._account = workspace, workspace.account
+        self._start, self._start_ledger = self._account.used, self._account.ledger_bytes
+        self._earlier = self._start / done if done >= ENOUGH else None
+        self._left, self._done, self._label_bytes = left, 0, 0
+        self._last: list[str] = []
+        self._warned = False
+
+    def add(self, entry: Entry) -> None:
+        """Count an item of this run."""
+        self._left -= 1
+        if entry.status == "done":
+            self._done += 1
+            self._label_bytes += entry.bytes
+            self._last = [*self._last[1 - _TRIED :], entry.key]
+
+    @property
+    def bytes_each(self) -> float | None:
+        """Bytes of an item with all that belongs to it; None before enough are made."""
+        if self._done >= ENOUGH:
+            return (self._account.used - self._start) / self._done
+        return self._earlier
+
+    @property
+    def total(self) -> int | None:
+        """Bytes of all files of the run once it is finished; None before that can be said."""
+        each = self.bytes_each
+        return None if each is None else round(self._account.used + each * self._left)
+
+    def shortage(self) -> Shortage | None:
+        """The shortage that is foreseen, the first time that one is; None otherwise, and ever after."""
+        total = self.total
+        if self._warned or total is None or not self._left:
+            return None
+        used, limit = self._account.used, self._account.limit
+        on_disk = used + free_bytes(self._workspace.root)
+        by_budget = on_disk if limit is None else limit - MARGIN
+        room = min(by_budget, on_disk)
+        if total <= room:
+            return None
+        self._warned = True
+        return Shortage(total, room, by_budget <= on_disk and limit is not None, self._fitting(room))
+
+    def _fitting(self, room: int) -> tuple[str, ...]:
+        """The choices under which what is left would fit."""
+        each, used = self.bytes_each, self._account.used
+        if each is None or not self._done:
+            return ()
+        label = self._label_bytes / self._done
+        row = (self._account.ledger_bytes - self._start_ledger) / self._done
+        kept = max(0.0, each - label - row)
+        saved = self._saved_by_presets()
+        with_store = self._workspace.soft.is_dir()
+        choices = []
+        for drop_store, preset in product((False, True) if with_store else (False,), get_args(Preset)):
+            still_kept = 0.0 if drop_store else kept
+            if used + self._left * (label * saved[preset] + row + still_kept) <= room:
+                words = [f"--png {preset}"] + (["--keep none"] if drop_store else [])
+                choices.append(" ".join(words))
+        return tuple(choices[:2])
+
+    def _saved_by_presets(self) -> dict[Preset, float]:
+        """Share of the present bytes of a label that each preset would take, by encoding the last few again."""
+        sizes: dict[Preset, int] = dict.fromkeys(get_args(Preset), 0)
+        now = 0
+        for key in self._last:
+            path = self._workspace.label_path(key)
+            try:
+                label = LabelMap(read_label_values(path), MAX_CLASSES)
+                now += path.stat().st_size
+            except (LabelError, OSError):
+                continue  # gone meanwhile; the others tell
+            for preset in sizes:
+                sizes[preset] += len(encode_label_png(label, form=LabelFormat(preset)))
+        return {preset: size / now if now else 1.0 for preset, size in sizes.items()}

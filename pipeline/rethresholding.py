@@ -1,0 +1,224 @@
+"""Other thresholds for a run whose confidence was kept: the labels that labelling at them would have made.
+
+No network is run: each label is decided again from what the soft store holds, in threads, as fast as the disk allows.
+The result is a RUN like any other, with the settings and the digest that `label` would have given it.
+"""
+
+import os
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field
+
+from pipeline.labelling import LabelSummary, label_provenance
+from pipeline.plan import Plan
+from pipeline.run_folder import claim, list_failures, publish_label, reason_to_keep, refuse_strangers
+from pipeline.settings import LabelSettings, Settings, Threshold, settings_digest, thresholds_by_class
+from pipeline.threads import work_and_record
+from storage.clean_up import remove_small_components
+from storage.errors import LabelError, MissingFileError, SettingsError, WorkspaceError
+from storage.label_map import LabelMap
+from storage.label_png import Preset
+from storage.ledger import Entry, Ledger, label_agrees
+from storage.schema import load_schema
+from storage.soft_store import SoftStore, apply_thresholds, level_of
+from storage.workspace import Workspace
+
+
+class RethresholdSettings(Settings):
+    """What `rethreshold` does."""
+
+    run: Path
+    """A run of `label` with kept confidence."""
+    threshold: Threshold | None = None
+    """Of all classes but those below; None: the run's own."""
+    class_thresholds: dict[str, Threshold] = Field(default_factory=dict)
+    """Thresholds of classes that have one of their own, by class name; the run's own class thresholds do not stay."""
+    png: Preset | None = None
+    """How hard the label PNGs are compressed; None: as the run's."""
+    workers: int | None = Field(None, ge=1, le=256)
+    """Threads; None: one a processor."""
+    out: Path
+    """Folder of the new run."""
+
+
+class RethresholdRun:
+    """A run of other thresholds: opened, planned, then iterated for its entries.
+
+    Use it as a context manager; leaving it records what was finished, also after an error or Ctrl-C.
+
+    Raises:
+        MissingFileError: there is no such run, or its confidence was not kept.
+        SettingsError: a threshold is not on the grid of the kept confidence, or a name is no class.
+        ForeignSettingsError: the new folder holds labels made with other settings.
+        WorkspaceError: a folder cannot be read or written, or another process has it.
+    """
+
+    plan: tuple[Entry, ...]
+    """The run's entries whose labels are to be made again."""
+
+    def __init__(self, settings: RethresholdSettings) -> None:
+        self.settings = settings
+        self._parent = Workspace(settings.run)
+        self.workspace = Workspace(settings.out)
+        if not self._parent.is_run() or (store := SoftStore.find(self._parent.soft)) is None:
+            raise MissingFileError(
+                f"{settings.run} is no run of `label --keep confidence` or top2; without kept confidence another "
+                f"threshold means labelling again"
+            )
+        self._store = store
+        self._refuse_overlap()
+        with ExitStack() as stack:
+            parent = stack.enter_context(Ledger(self._parent.ledger, read_only=True))
+            self.schema = load_schema(str(self._parent.classes))
+            self.label_settings = self._label_settings()
+            self.decisive = self._decisive_settings(parent)
+            self.digest = settings_digest(self.decisive)
+            self._thresholds = self._class_thresholds()
+            self._provenance = label_provenance(self.decisive, self.schema)
+            lock = self.workspace.lock()
+            stack.callback(lock.release)
+            self.workspace.prepare()
+            stack.callback(self.workspace.tidy)
+            refuse_strangers(self.workspace)
+            self.ledger = stack.enter_context(Ledger(self.workspace.ledger))
+            claim(
+                self.workspace,
+                self.ledger,
+                self.ledger.settings,
+                self.decisive,
+                self.label_settings,
+                "label",
+                self.schema,
+            )
+            self._slots = parent.slots()
+            self._plan(parent)
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _refuse_overlap(self) -> None:
+        out, run = self.workspace.root.resolve(), self._parent.root.resolve()
+        if out.is_relative_to(run) or run.is_relative_to(out):
+            raise SettingsError(
+                f"--out {self.workspace.root} and {self._parent.root} lie in each other; choose another"
+            )
+
+    def _label_settings(self) -> LabelSettings:
+        """The settings with which `label` would make the same run."""
+        path = self._parent.settings
+        try:
+            table: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))["label"]
+            before = LabelSettings.checked(**table)
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError, SettingsError) as error:
+            raise WorkspaceError(f"{path}: no settings of `label` that this autocoarse reads: {error}") from error
+        own = self.settings
+        changes = {
+            "threshold": before.threshold if own.threshold is None else own.threshold,
+            "class_thresholds": own.class_thresholds,
+            "png": own.png or before.png,
+            "keep": "none",
+            "budget": None,
+            "out": own.out,
+        }
+        return before.model_copy(update=changes)
+
+    def _decisive_settings(self, parent: Ledger) -> dict[str, object]:
+        decisive = dict(parent.settings or {})
+        decisive.pop("class_thresholds", None)
+        decisive["threshold"] = self.label_settings.threshold
+        if self.label_settings.class_thresholds:
+            decisive["class_thresholds"] = dict(self.label_settings.class_thresholds)
+        return decisive
+
+    def _class_thresholds(self) -> tuple[float, ...]:
+        settings, steps = self.label_settings, self._store.form.steps
+        if self._store.form.classes != self.schema.names:
+            raise WorkspaceError(f"{self._store.root} keeps other classes than {self._parent.classes} names")
+        thresholds = thresholds_by_class(settings.threshold, settings.class_thresholds, self.schema)
+        thresholds = thresholds if len(thresholds) > 1 else thresholds * len(self.schema)
+        for threshold in thresholds:
+            level_of(threshold, steps)  # refuses what is not on the grid before anything is written
+        return thresholds
+
+    def _plan(self, parent: Ledger) -> None:
+        to_do: list[Entry] = []
+        refused: list[tuple[str, str]] = []
+        self.summary = LabelSummary(total=0, skipped=0)
+        keys = set()
+        for entry in parent:
+            if entry.status != "done":
+                continue  # it has no label in the run, and will have none here
+            keys.add(entry.key)
+            made = self.ledger.get(entry.key)
+            label = self.workspace.label_path(entry.key)
+            if made is not None and self._is_current(made, entry) and label_agrees(made, label):
+                self.summary.skipped += 1
+                self.summary.add_label(made)
+            elif reason := reason_to_keep(label, self.digest, "the label made again"):
+                refused.append((entry.key, reason))
+            else:
+                to_do.append(entry)
+        self.summary.total = len(keys)
+        self.plan, self._refused = tuple(to_do), tuple(refused)
+        self.ledger.forget_failures(frozenset(keys))
+
+    def _is_current(self, made: Entry, entry: Entry) -> bool:
+        same = made.settings_digest == self.digest and made.image_sha256 == entry.image_sha256
+        return made.status == "done" and same
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Do the work; yields the entry of every label that was to be made, once it is in the ledger.
+
+        Raises:
+            DiskFullError, WorkspaceError: a label or the ledger cannot be written; what was made before stays.
+        """
+        refused = Plan((), (), self._refused).failures(self.digest)
+        workers = self.settings.workers or os.cpu_count() or 1
+        try:
+            yield from work_and_record(self.plan, self._make, self._commit, workers, refused)
+        finally:
+            list_failures(self.workspace, self.ledger)
+
+    def _commit(self, entries: list[Entry]) -> list[Entry]:
+        if entries:
+            self.ledger.commit(entries)
+            for entry in entries:
+                self.summary.add(entry)
+        return entries
+
+    def _make(self, entry: Entry) -> Entry:
+        started = time.perf_counter()
+        try:
+            label = self._decide(entry)
+        except LabelError as error:
+            return Entry(key=entry.key, status="failed", settings_digest=self.digest, reason=str(error))
+        return publish_label(
+            self.workspace,
+            entry.key,
+            label,
+            self._provenance,
+            self.label_settings.form,
+            self.schema,
+            settings_digest=self.digest,
+            image_bytes=entry.image_bytes,
+            image_modified_ns=entry.image_modified_ns,
+            image_sha256=entry.image_sha256,
+            seconds=time.perf_counter() - started,
+        )
+
+    def _decide(self, entry: Entry) -> LabelMap:
+        slot = self._slots.get(entry.key)
+        if slot is None:
+            raise LabelError(f"{entry.key}: no confidence is kept for this image; label it again with --keep")
+        planes = self._store.read(slot, (entry.height, entry.width))
+        values = apply_thresholds(planes, self._thresholds, self._store.form.steps)
+        return remove_small_components(LabelMap(values, len(self.schema)), self.label_settings.min_component)

@@ -1,0 +1,131 @@
+"""A budget and a disk that are too small: a clean stop, nothing torn, and the same files once there is room."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.account import MARGIN
+from storage.budget import measure_bytes
+from storage.label_png import read_label_values
+from storage.ledger import Ledger
+from storage.soft_store import SoftStore
+
+IMAGES = 60
+
+
+@pytest.fixture
+def command(tmp_path: Path, tiny_teacher: Path, make_image: Callable[..., object]) -> list[str]:
+    """`label` on a set of noise, whose labels are large, with its confidence."""
+    for number in range(IMAGES):
+        make_image(tmp_path / f"images/{number % 3}/{number}.png", (96, 128), number)
+    program = str(Path(sys.executable).with_name("autocoarse"))
+    return [
+        *(program, "label", "--images", str(tmp_path / "images"), "--teacher", str(tiny_teacher)),
+        *("--scales", "1", "--keep", "confidence", "--json"),
+    ]
+
+
+def run(command: list[str], out: Path, *more: str) -> tuple[int, dict[str, Any], str]:
+    """Run the installed command; its exit code, its result and what it told."""
+    done = subprocess.run(
+        [*command, "--out", str(out), *more],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """All labels and chunks."""
+    files = [*(out / "labels").rglob("*.png"), *(out / "soft").rglob("c.*")]
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in files}
+
+
+def check_whole(out: Path) -> int:
+    """Every file is whole, and each item that the ledger calls done has label and chunk; how many these are."""
+    for path in (out / "labels").rglob("*.png"):
+        read_label_values(path)
+    assert not (out / ".partial").exists()
+    store = SoftStore.find(out / "soft")
+    assert store is not None
+    with Ledger(out / "ledger.sqlite") as ledger:
+        slots = ledger.slots()
+        done = [entry for entry in ledger if entry.status == "done"]
+    for entry in done:
+        assert (out / f"labels/{entry.key}.png").stat().st_size == entry.bytes
+        store.read(slots[entry.key], (entry.height, entry.width))
+    return len(done)
+
+
+def test_a_budget_of_half_the_need_is_never_passed(command: list[str], tmp_path: Path) -> None:
+    """Exit 4 below the limit, warned before, told what would fit; with enough, the files of an unlimited run."""
+    code, whole, _ = run(command, tmp_path / "whole")
+    assert code == 0
+    need = measure_bytes(tmp_path / "whole").total_bytes
+    assert whole["used_bytes"] == pytest.approx(need, abs=8192), "the account is what lies on the disk"
+
+    out, limit = tmp_path / "out", need // 2 + MARGIN
+    code, result, told = run(command, out, "--budget", str(limit))
+    assert code == 4
+    assert measure_bytes(out).total_bytes <= limit
+    made = check_whole(out)
+    assert 0 < made < IMAGES
+    assert (result["labelled"], result["left"], result["failed"]) == (made, IMAGES - made, 0)
+    assert "used up" in result["stopped"]
+    assert result["forecast_bytes"] == pytest.approx(need, rel=0.25)
+    assert "warning: all files together may take" in told
+    assert "would fit with" in told
+    assert "--keep none" in told
+
+    code, result, _ = run(command, out, "--budget", str(2 * need + MARGIN))
+    assert (code, result["skipped"], result["stopped"]) == (0, made, None)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_a_budget_without_room_for_anything_is_refused_at_once(command: list[str], tmp_path: Path) -> None:
+    """Exit 4 with what is there and what to do; no label is made."""
+    code, _, told = run(command, tmp_path / "out", "--budget", "10KB")
+    assert code == 4
+    assert "give a larger --budget" in told
+    assert not list((tmp_path / "out").rglob("*.png"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, with little room."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=640k", "tmpfs", str(disk)],  # noqa: S607 - where the system has it
+        capture_output=True,
+        check=False,
+    )
+    if mount.returncode:
+        pytest.skip("no file system can be mounted here")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)  # noqa: S607
+
+
+def test_a_disk_that_fills_is_a_clean_stop(command: list[str], tmp_path: Path, small_disk: Path) -> None:
+    """Exit 4, nothing torn; with more room the same command makes the files of an undisturbed run."""
+    assert run(command, tmp_path / "whole")[0] == 0
+    out = small_disk / "out"
+    code, result, told = run(command, out)
+    assert code == 4, told
+    assert "No space left" in told or "full" in told
+    made = check_whole(out)
+    assert 0 < made < IMAGES
+    assert result["left"] == IMAGES - made
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)  # noqa: S607
+    code, result, _ = run(command, out)
+    assert (code, result["skipped"]) == (0, made)
+    assert contents(out) == contents(tmp_path / "whole")

@@ -1,0 +1,93 @@
+"""The account of a run's bytes: nothing is given out twice, and never more than the limit."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.account import LEDGER_ROW, MARGIN, ByteAccount
+from storage.errors import BudgetError
+from storage.workspace import Workspace
+
+
+def opened(limit: int | None, ledger: Path, used: int = 0) -> ByteAccount:
+    """An account of a run whose ledger is that file."""
+    account = ByteAccount(limit)
+    account.open(used, ledger)
+    return account
+
+
+@given(st.lists(st.integers(0, 5000), max_size=40), st.integers(0, 60_000))
+def test_reservations_never_pass_the_limit(counts: list[int], room: int) -> None:
+    """Whatever is asked for, what is given stays below the limit and its margin; a refusal takes nothing."""
+    account = opened(MARGIN + room, Path("no ledger"))
+    given_out = 0
+    for count in counts:
+        try:
+            account.reserve(count)
+            given_out += count
+        except BudgetError:
+            assert given_out + count > room
+        assert account.used == given_out <= room
+
+
+def test_threads_share_the_room() -> None:
+    """Of many threads that reserve at once, as many get something as there is room for."""
+    account = opened(MARGIN + 50 * 100, Path("no ledger"))
+
+    def reserve(_: int) -> bool:
+        try:
+            account.reserve(100)
+        except BudgetError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(reserve, range(200))) == 50
+
+
+def test_the_ledger_is_measured_once_its_entries_are_in_it(tmp_path: Path) -> None:
+    """A label reserves a row of the ledger; once that is written, the file's own size counts instead."""
+    ledger = tmp_path / "ledger"
+    ledger.write_bytes(b"x" * 500)
+    account = opened(None, ledger, used=1500)
+    assert account.used == 1500
+    account.reserve(10, rows=2)
+    assert account.used == 1510 + 2 * LEDGER_ROW
+    ledger.write_bytes(b"x" * 900)
+    account.settle(rows=2)
+    assert account.used == 1910
+
+
+def test_a_budget_that_is_used_up_before_the_start_is_an_error(tmp_path: Path) -> None:
+    """It says what is there and what to do."""
+    with pytest.raises(BudgetError, match=r"take 5000 bytes already.*larger --budget"):
+        opened(MARGIN + 4999, tmp_path / "ledger", used=5000)
+
+
+def test_files_that_belong_together_are_written_all_or_none(tmp_path: Path) -> None:
+    """Where there is no room for all of them none appears; what replaces a file counts by the difference."""
+    workspace = Workspace(tmp_path, opened(MARGIN + 100, tmp_path / "ledger"))
+    workspace.prepare()
+    first, second = workspace.labels / "a.png", workspace.labels / "b/b.png"
+    with pytest.raises(BudgetError, match="used up"):
+        workspace.publish_together([(first, b"x" * 60), (second, b"x" * 60)])
+    assert not first.exists()
+    workspace.publish_together([(first, b"x" * 60), (second, b"x" * 40)])
+    workspace.publish(first, b"y" * 60)
+    with pytest.raises(BudgetError):
+        workspace.publish(first, b"z" * 61)
+    assert first.read_bytes() == b"y" * 60
+
+
+def test_what_could_not_be_written_is_given_back(tmp_path: Path) -> None:
+    """An error while writing does not cost room."""
+    account = opened(MARGIN + 100, tmp_path / "ledger")
+    workspace = Workspace(tmp_path, account)
+    workspace.prepare()
+    (workspace.labels / "a").write_bytes(b"a file where a folder is needed")
+    with pytest.raises(OSError, match="cannot make folder"):
+        workspace.publish(workspace.labels / "a/b.png", b"x" * 50)
+    assert account.used == 0
