@@ -1,6 +1,6 @@
 """How long the index of classes takes before a training, from a measured sample: reading labels, and hashing images.
 
-Labels are maps like a teacher's (see label_png.py), 2048x1024 and 19 classes, indexed in tiles of half their height.
+Labels are maps like a teacher's (see teacher_like.py), 2048x1024 and 19 classes, indexed in tiles of half their height.
 Their images are flat colour, a few kilobytes each, so that the first figure is of labels alone; hashing is measured
 on its own, on one file in memory, and extrapolated to photographs of 2.2 MB as they are in Cityscapes. A disk slower
 than that is what hashing then waits for. The labels of a run bring the hashes of their images along. Processor time
@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from label_png import CLASSES, teacher_like
 from PIL import Image
+from teacher_like import CLASSES, teacher_like
 
 from pipeline.sample_index import SampleIndex, build_index
 from pipeline.samples import Sample

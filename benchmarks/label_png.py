@@ -31,24 +31,20 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
-from torch.nn import functional
+from teacher_like import CLASSES, Values, teacher_like
 
-from pipeline.scenes import generate_scene
 from storage.budget import estimate_label_bytes, measure_bytes
 from storage.image_reader import read_image_size
 from storage.label_map import LabelMap
 from storage.label_png import LabelFormat, Preset, encode_label_png
 from storage.schema import IGNORE
 
-CLASSES = 19
 MAPS = 8
 MODEL_SIZES = ((360, 480), (540, 960), (1080, 1920), (1024, 2048))
 MODEL_NOISES = (0.0, 0.7, 1.4)
 
-Values = npt.NDArray[np.uint8]
 Encode = Callable[[Values], bytes]
 
 
@@ -61,21 +57,6 @@ class Kind:
 
 
 KINDS = {"clean": Kind(0.0, 0.0), "usual": Kind(1.5, 0.5), "hard": Kind(2.1, 0.5)}
-
-
-def teacher_like(index: int, size: tuple[int, int], noise: float, threshold: float = 0.5) -> Values:
-    """A label map as a teacher would make it: (height, width) uint8."""
-    height, width = size
-    low = (height // 4, width // 4)
-    scene = torch.from_numpy(generate_scene(0, index, low).fine.astype(np.int64))
-    scores = functional.one_hot(scene, CLASSES).permute(2, 0, 1)[None].float()
-    scores = 7 * functional.avg_pool2d(scores, 7, stride=1, padding=3, count_include_pad=False)
-    generator = torch.Generator().manual_seed(index)
-    for cell in (3, 12):
-        small = torch.randn(1, CLASSES, -(-low[0] // cell), -(-low[1] // cell), generator=generator)
-        scores += noise * functional.interpolate(small, size=low, mode="bilinear")
-    confidence, label = functional.interpolate(scores, size=size, mode="bilinear")[0].softmax(0).max(0)
-    return label.masked_fill(confidence <= threshold, IGNORE).to(torch.uint8).numpy()
 
 
 def preset(name: Preset, values: Values) -> bytes:

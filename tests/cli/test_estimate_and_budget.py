@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from cli.main import main
 
@@ -107,13 +108,47 @@ def test_an_empty_folder_has_no_average(tmp_path: Path) -> None:
     assert (got["labels"], got["bytes"], got["bytes_per_label"]) == (0, 0, None)
 
 
-def test_the_limit_is_on_the_labels_alone(tmp_path: Path) -> None:
-    """A ledger of any size does not break the limit, as it does not count in an estimate; it is told beside it."""
+def test_the_limit_is_on_all_files(tmp_path: Path) -> None:
+    """What the disk holds counts: ledger and settings break the limit as labels do, and are told by kind."""
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "x.png").write_bytes(b"x" * 1500)
     (tmp_path / "ledger.sqlite").write_bytes(b"x" * 5000)
-    result = invoke("budget", tmp_path, "--limit", "2KB", "--json")
+    result = invoke("budget", tmp_path, "--limit", "7KB", "--json")
     got = json.loads(result.stdout)
     assert result.exit_code == 0
     assert (got["bytes"], got["total_bytes"], got["within"]) == (1500, 6500, True)
-    assert invoke("budget", tmp_path, "--limit", "1KB").exit_code == 4
+    assert got["kinds"] == {"labels": 1500, "store": 0, "ledger": 5000, "other": 0}
+    over = invoke("budget", tmp_path, "--limit", "6KB")
+    assert over.exit_code == 4
+    assert "all files together are OVER" in over.stdout
+
+
+def test_budget_tells_sizes_folders_and_the_largest(tmp_path: Path) -> None:
+    """The distribution over the labels, the folders with the most bytes, and the largest labels by name."""
+    for i in range(25):
+        (tmp_path / f"f{i:02d}").mkdir()
+        (tmp_path / f"f{i:02d}" / "x.png").write_bytes(b"x" * (i + 1))
+    result = invoke("budget", tmp_path, "--json")
+    got = json.loads(result.stdout)
+    assert got["distribution"] == {"count": 25, "mean": 13, "median": 13, "p90": 23, "max": 25}
+    assert got["largest"][0] == {"label": "f24/x.png", "bytes": 25}
+    assert len(got["largest"]) == 5
+    assert len(got["folders"]) == 20
+    assert got["folders"][0] == {"folder": "f24", "labels": 1, "bytes": 25}
+    assert got["folders"][-1] == {"folder": "(6 others)", "labels": 6, "bytes": 21}
+    assert "f24/x.png" in result.stderr
+
+
+def test_budget_of_a_plain_folder_tells_soft_labels_where_the_classes_are_given(tmp_path: Path) -> None:
+    """Pixels are read from the files; without --classes, or with a damaged file, the reason is told."""
+    Image.new("L", (30, 20)).save(tmp_path / "x.png")
+    got = json.loads(invoke("budget", tmp_path, "--classes", "camvid", "--json").stdout)
+    assert got["soft"] == {"pixels": 600, "classes": 11, "fp32": 26400, "fp16": 13200, "uint8": 6600}
+    got = json.loads(invoke("budget", tmp_path, "--json").stdout)
+    assert got["soft"] is None
+    assert "give --classes" in got["soft_reason"]
+    assert got["projection"] is None
+    (tmp_path / "y.png").write_text("no image")
+    result = invoke("budget", tmp_path, "--classes", "11", "--json")
+    assert result.exit_code == 0
+    assert "y.png" in json.loads(result.stdout)["soft_reason"]
