@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from cli.console import Console, Stages
+from cli.console import Console, Stages, human_bytes
 from cli.options import (
     FILE,
     FOLDER,
@@ -39,6 +39,12 @@ if TYPE_CHECKING:
 @click.option("--classes", required=True, help="Class schema: cityscapes, camvid, ... or a file.")
 @layout_option
 @ids_option
+@click.option(
+    "--min-component",
+    type=click.IntRange(0),
+    metavar="PIXELS",
+    help="Judge the labels also without connected pixels of one class that are fewer than this.",
+)
 @json_option
 @click.pass_context
 def evaluate(ctx: click.Context, /, *, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - checked below
@@ -65,7 +71,10 @@ def evaluate(ctx: click.Context, /, *, as_json: bool, **options: Any) -> None:  
         )
     scores = last.scores()
     _print_table(scores, console)
-    console.finish(asdict(scores))
+    effect = _clean_up_effect(last, scores)
+    if effect:
+        _print_effect(effect, console)
+    console.finish(asdict(scores) | ({"min_component": effect} if effect else {}))
 
 
 def _check_use(ctx: click.Context, options: dict[str, Any]) -> None:
@@ -79,6 +88,8 @@ def _check_use(ctx: click.Context, options: dict[str, Any]) -> None:
                 raise click.UsageError(
                     f"--{name.replace('_', '-')} is for --checkpoint; labels are judged as they are", ctx
                 )
+    elif options["min_component"] is not None:
+        raise click.UsageError("--min-component is for --labels; a network is judged as it predicts", ctx)
 
 
 def _start(options: dict[str, Any]) -> "Iterator[EvaluationProgress]":
@@ -89,7 +100,7 @@ def _start(options: dict[str, Any]) -> "Iterator[EvaluationProgress]":
     truth: Path = options["truth"]
     layout, ids = options["layout"], options["ids"]
     if options["labels"] is not None:
-        return evaluate_labels(options["labels"], truth, schema, layout, ids)
+        return evaluate_labels(options["labels"], truth, schema, layout, ids, min_component=options["min_component"])
     from teacher import load_teacher
 
     teacher = load_teacher(
@@ -115,3 +126,29 @@ def _print_table(scores: "Scores", console: Console) -> None:
         f"mIoU {_percent(scores.miou)} over {scores.images} images; pixel accuracy {_percent(scores.pixel_accuracy)}, "
         f"coverage {_percent(scores.coverage)}, precision {_percent(scores.precision)}"
     )
+
+
+def _clean_up_effect(last: "EvaluationProgress", scores: "Scores") -> dict[str, Any]:
+    """What the clean-up does to the labels, as plain values; empty where none was asked for."""
+    clean_up, cleaned = last.clean_up, last.cleaned_scores()
+    if clean_up is None or cleaned is None:
+        return {}
+
+    def figures(of: "Scores", size: int) -> dict[str, float | int | None]:
+        return {"coverage": of.coverage, "precision": of.precision, "miou": of.miou, "bytes": size}
+
+    return {
+        "pixels": clean_up.min_pixels,
+        **figures(cleaned, clean_up.bytes),
+        "before": figures(scores, clean_up.bytes_before),
+    }
+
+
+def _print_effect(effect: dict[str, Any], console: Console) -> None:
+    console.say(f"without components of fewer than {effect['pixels']} pixels:")
+    console.say(f"{'':6}  {'coverage':>8}  {'precision':>9}  {'mIoU':>8}  {'bytes':>8}")
+    for name, row in (("before", effect["before"]), ("after", effect)):
+        console.say(
+            f"{name:6}  {_percent(row['coverage']):>8}  {_percent(row['precision']):>9}  {_percent(row['miou']):>8}  "
+            f"{human_bytes(row['bytes']):>8}"
+        )

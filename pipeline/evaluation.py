@@ -7,15 +7,17 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.guard import refuse_trained_images
 from pipeline.samples import collect_samples, read_sample
+from storage.clean_up import remove_small_components
 from storage.errors import LabelError, LayoutError
 from storage.label_map import LabelMap
-from storage.label_png import read_label_png
+from storage.label_png import encode_label_png, read_label_png
 from storage.layouts import Layout, list_labels
 from storage.schema import IGNORE, ClassSchema, Ids
 from teacher import Teacher
@@ -34,7 +36,8 @@ class Scores:
 
     images: int
     miou: float
-    """Mean of `iou` over the classes that occur in the truth."""
+    """Mean of `iou` over the classes that have one, as Cityscapes' own scripts take it: a class that is predicted where
+    no truth has it counts as 0."""
     iou: dict[str, float | None]
     """By class name: right / (truth or prediction is the class). An abstention is a miss. None: neither has it."""
     pixel_accuracy: float
@@ -77,7 +80,8 @@ def compute_scores(counts: Counts, schema: ClassSchema, images: int) -> Scores:
     Raises:
         LabelError: nothing was counted: the truth has no pixel with a class.
 
-    Source: intersection over union as in the PASCAL VOC challenge, doi:10.1007/s11263-009-0275-4, section 4.
+    Source: intersection over union as in the PASCAL VOC challenge, doi:10.1007/s11263-009-0275-4, section 4; the mean
+    as in cityscapesscripts, evaluation/evalPixelLevelSemanticLabeling.py, getScoreAverage.
     """
     total = counts.sum()
     if not total:
@@ -87,9 +91,7 @@ def compute_scores(counts: Counts, schema: ClassSchema, images: int) -> Scores:
     iou = _shares(right, of_truth + of_prediction - right)
     return Scores(
         images=images,
-        miou=float(
-            np.mean([share for share, pixels in zip(iou, of_truth, strict=True) if share is not None and pixels])
-        ),
+        miou=float(np.mean([share for share in iou if share is not None])),
         iou=dict(zip(schema.names, iou, strict=True)),
         pixel_accuracy=float(right.sum() / total),
         coverage=float(decided / total),
@@ -101,6 +103,55 @@ def compute_scores(counts: Counts, schema: ClassSchema, images: int) -> Scores:
 
 def _shares(part: Counts, whole: Counts) -> list[float | None]:
     return [float(p / w) if w else None for p, w in zip(part, whole, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class CleanUp:
+    """What labels become without their small components."""
+
+    min_pixels: int
+    """Components of fewer pixels are taken out."""
+    counts: Counts
+    """As in `count_pixels`, of the cleaned labels."""
+    bytes: int
+    """Of the cleaned labels as PNGs."""
+    bytes_before: int
+    """Of the labels as they are, as PNGs of the same form: both as `encode_label_png` writes them, provenance aside."""
+
+    @classmethod
+    def measure(cls, truth: LabelMap, prediction: LabelMap, min_pixels: int) -> Self:
+        """Clean one label and judge it.
+
+        Raises:
+            SettingsError: `min_pixels` is negative.
+        """
+        cleaned = remove_small_components(prediction, min_pixels)
+        before, after = len(encode_label_png(prediction)), len(encode_label_png(cleaned))
+        return cls(min_pixels, count_pixels(truth, cleaned), after, before)
+
+    def plus(self, other: Self) -> Self:
+        """Both together, of other images with the same `min_pixels`."""
+        return type(self)(
+            self.min_pixels,
+            self.counts + other.counts,
+            self.bytes + other.bytes,
+            self.bytes_before + other.bytes_before,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What one image, or several, add to an evaluation."""
+
+    counts: Counts
+    unknown: int
+    clean_up: CleanUp | None = None
+
+    def plus(self, other: "_Judged") -> "_Judged":
+        clean_up = self.clean_up
+        if clean_up is not None and other.clean_up is not None:
+            clean_up = clean_up.plus(other.clean_up)
+        return _Judged(self.counts + other.counts, self.unknown + other.unknown, clean_up)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +169,8 @@ class EvaluationProgress:
     """Truth files that have no label or image; they are not judged."""
     unknown: int
     """Pixels of the truth, over the images so far, whose source id the schema does not know; they are not judged."""
+    clean_up: CleanUp | None = None
+    """The same labels without small components, over the images so far, where that was asked for."""
 
     def scores(self) -> Scores:
         """The scores over the images so far.
@@ -127,9 +180,23 @@ class EvaluationProgress:
         """
         return compute_scores(self.counts, self.schema, self.done)
 
+    def cleaned_scores(self) -> Scores | None:
+        """The scores of the cleaned labels over the images so far; None where none were cleaned.
+
+        Raises:
+            LabelError: their truth has no pixel with a class.
+        """
+        return None if self.clean_up is None else compute_scores(self.clean_up.counts, self.schema, self.done)
+
 
 def evaluate_labels(
-    labels: Path, truth: Path, schema: ClassSchema, layout: Layout = "folder", ids: Ids | None = None
+    labels: Path,
+    truth: Path,
+    schema: ClassSchema,
+    layout: Layout = "folder",
+    ids: Ids | None = None,
+    *,
+    min_component: int | None = None,
 ) -> Iterator[EvaluationProgress]:
     """Judge the labels of a folder against a ground truth. Only images that are in both are judged.
 
@@ -138,7 +205,9 @@ def evaluate_labels(
         truth: label folder of the ground truth.
         schema: the classes that both are read as.
         layout: how the folders lie on disk.
-        ids: what their values are; a run's own labels are class indices whatever is said here.
+        ids: what their values are; a run says itself what its own labels are.
+        min_component: judge the labels also without components of fewer pixels (see `remove_small_components`), and
+            measure the bytes of both; None does neither.
 
     Yields:
         Progress after each image.
@@ -147,6 +216,7 @@ def evaluate_labels(
         MissingFileError: there is no such folder.
         LayoutError: a folder holds no labels, or they have no image in common.
         LabelError: a label cannot be read, holds an illegal value, or differs in size from its truth.
+        SettingsError: `min_component` is negative.
     """
     predicted, true = list_labels(labels, layout, ids), list_labels(truth, layout, ids)
     keys = sorted(predicted.keys() & true.keys())
@@ -156,7 +226,7 @@ def evaluate_labels(
             f"labels and truth must lie in mirrored trees"
         )
 
-    def count(key: str) -> tuple[Counts, int]:
+    def count(key: str) -> _Judged:
         given, wanted = predicted[key], true[key]
         prediction = read_label_png(given.path, schema, given.ids)
         target = read_label_png(wanted.path, schema, wanted.ids)
@@ -165,7 +235,8 @@ def evaluate_labels(
                 f"{given.path} is {prediction.width}x{prediction.height} but its truth {wanted.path} is "
                 f"{target.width}x{target.height}; both must have their image's size"
             )
-        return count_pixels(target, prediction), target.unknown
+        clean_up = None if min_component is None else CleanUp.measure(target, prediction, min_component)
+        return _Judged(count_pixels(target, prediction), target.unknown, clean_up)
 
     missing = len(predicted) - len(keys), len(true) - len(keys)
     with ThreadPoolExecutor(_READERS, "evaluate") as pool:
@@ -216,20 +287,20 @@ def evaluate_network(
     schema = teacher.schema
     samples = collection.samples[part[0] :: part[1]]
 
-    def predict() -> Iterator[tuple[Counts, int]]:
+    def predict() -> Iterator[_Judged]:
         for sample in samples:
             image, target = read_sample(sample, schema)
             (values,) = teacher.label([image], scales, threshold)
-            yield count_pixels(target, LabelMap(values, len(schema))), target.unknown
+            yield _Judged(count_pixels(target, LabelMap(values, len(schema))), target.unknown)
 
     missing = len(collection.images_without_label), len(collection.labels_without_image)
     yield from _accumulate(predict(), len(samples), schema, missing)
 
 
 def _accumulate(
-    counted: Iterator[tuple[Counts, int]], total: int, schema: ClassSchema, missing: tuple[int, int]
+    judged: Iterator[_Judged], total: int, schema: ClassSchema, missing: tuple[int, int]
 ) -> Iterator[EvaluationProgress]:
-    counts, unknown = np.zeros((len(schema), len(schema) + 1), np.int64), 0
-    for number, (more, more_unknown) in enumerate(counted, start=1):
-        counts, unknown = counts + more, unknown + more_unknown
-        yield EvaluationProgress(number, total, counts, schema, *missing, unknown)
+    so_far: _Judged | None = None
+    for number, one in enumerate(judged, start=1):
+        so_far = one if so_far is None else so_far.plus(one)
+        yield EvaluationProgress(number, total, so_far.counts, schema, *missing, so_far.unknown, so_far.clean_up)

@@ -20,6 +20,9 @@ from storage.workspace import write_atomically
 from teacher import load_teacher
 from teacher.inference import Precision
 
+SCORES_RULE = 2
+"""Version of the way scores are computed; raised when the same pixels would give other figures."""
+
 
 def judge_checkpoint(
     checkpoint: Path,
@@ -63,6 +66,7 @@ def judge_checkpoint(
         raise MissingFileError(f"no checkpoint {checkpoint}; give the path of one")
     schema = load_schema(classes)
     how = {
+        "scores": SCORES_RULE,
         "network": file_digest(checkpoint),
         "classes": schema.digest,
         "files": _fingerprint(images, truth, layout, ids),

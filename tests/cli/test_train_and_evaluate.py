@@ -141,6 +141,28 @@ def test_labels_are_judged(data: Path) -> None:
     assert "no label of" in partly.stderr
 
 
+def test_labels_are_judged_without_their_small_components(data: Path) -> None:
+    """--min-component tells what a clean-up does, as a table and as JSON, and leaves the rest of the output alone."""
+    arguments = ("--labels", data / "labels", "--truth", data / "labels", "--classes", data / "classes.json")
+    plain = json.loads(invoke("evaluate", *arguments, "--json").stdout)
+    judged = json.loads(invoke("evaluate", *arguments, "--min-component", "4", "--json").stdout)
+    effect = judged.pop("min_component")
+    assert judged == plain
+    assert effect.keys() == {"pixels", "coverage", "precision", "miou", "bytes", "before"}
+    assert effect["pixels"] == 4
+    assert effect["before"] == {
+        **{name: plain[name] for name in ("coverage", "precision", "miou")},
+        "bytes": effect["before"]["bytes"],
+    }
+    assert effect["precision"] == 1
+    assert 0 < effect["coverage"] < effect["before"]["coverage"]
+    assert 0 < effect["bytes"] < effect["before"]["bytes"]
+    said = invoke("evaluate", *arguments, "--min-component", "4").stdout
+    assert "without components of fewer than 4 pixels" in said
+    assert f"{effect['coverage']:.2%}" in said
+    assert "components" not in invoke("evaluate", *arguments).stdout
+
+
 def test_left_out_files_are_warned_of(data: Path) -> None:
     """Truths without a label are left out, and that is said."""
     (data / "some").mkdir()
@@ -169,6 +191,11 @@ def test_left_out_files_are_warned_of(data: Path) -> None:
         (("--checkpoint", "classes.json"), "--checkpoint needs --images"),
         (("--labels", "labels", "--scales", "1"), "--scales is for --checkpoint"),
         (("--labels", "labels", "--device", "cpu"), "--device is for --checkpoint"),
+        (("--labels", "labels", "--min-component", "-1"), "x>=0"),
+        (
+            ("--checkpoint", "classes.json", "--images", "images", "--min-component", "4"),
+            "--min-component is for --labels",
+        ),
     ],
 )
 def test_contradicting_options_are_refused(

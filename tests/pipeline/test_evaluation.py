@@ -17,8 +17,10 @@ from pipeline.evaluation import (
     evaluate_labels,
     evaluate_network,
 )
-from storage.errors import LabelError, LayoutError, MissingFileError
+from storage.clean_up import remove_small_components
+from storage.errors import LabelError, LayoutError, MissingFileError, SettingsError
 from storage.label_map import LabelMap
+from storage.label_png import encode_label_png, read_label_png
 from storage.schema import ClassInfo, ClassSchema
 from teacher import load_teacher
 
@@ -72,11 +74,11 @@ def test_class_that_nobody_names_is_none() -> None:
     assert scores.miou == 1.0
 
 
-def test_class_that_is_only_predicted_counts_against_the_others_alone() -> None:
-    """A class without truth that is predicted has IoU 0; the mean is over the classes that occur in the truth."""
+def test_class_that_is_only_predicted_counts_in_the_mean() -> None:
+    """A class without truth that is predicted has IoU 0, and the mean is over all classes that have an IoU."""
     scores = compute_scores(np.array([[3, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]]), THREE, 1)
     assert scores.iou["sky"] == 0.0
-    assert scores.miou == pytest.approx((3 / 4 + 1) / 2)
+    assert scores.miou == pytest.approx((3 / 4 + 1 + 0) / 3)
 
 
 def test_abstaining_everywhere_has_no_precision() -> None:
@@ -158,6 +160,46 @@ def test_unknown_source_ids_of_the_truth_are_counted(tmp_path: Path) -> None:
         write_label(tmp_path / f"truth/{name}.png", [[7, 8, 255, 33]])
     progress = list(evaluate_labels(tmp_path / "labels", tmp_path / "truth", THREE, ids="source"))
     assert [p.unknown for p in progress] == [1, 2]
+
+
+def test_labels_are_judged_as_they_are_and_cleaned(tmp_path: Path) -> None:
+    """A clean-up is judged beside the labels over all images, with the bytes of both; it changes nothing of theirs."""
+    for name, values in (("a", [[0, 0, 1, 0], [0, 0, 0, 0]]), ("b", [[2, 2, 0, 1], [2, 2, 0, 255]])):
+        write_label(tmp_path / f"labels/{name}.png", values)
+    write_label(tmp_path / "truth/a.png", [[0, 0, 0, 0], [0, 0, 0, 0]])
+    write_label(tmp_path / "truth/b.png", [[2, 2, 0, 1], [2, 2, 0, 1]])
+    folders = tmp_path / "labels", tmp_path / "truth", THREE
+    plain, cleaned = last_of(evaluate_labels(*folders)), last_of(evaluate_labels(*folders, min_component=2))
+    assert (plain.clean_up, plain.cleaned_scores()) == (None, None)
+    assert cleaned.scores() == plain.scores()
+    after = cleaned.cleaned_scores()
+    assert after is not None
+    assert (plain.scores().coverage, plain.scores().precision) == (15 / 16, 14 / 15)
+    assert (after.coverage, after.precision) == (13 / 16, 1.0)
+    assert after.iou == {"road": 9 / 10, "pole": 0.0, "sky": 1.0}
+    assert cleaned.clean_up is not None
+    assert cleaned.clean_up.min_pixels == 2
+    labels = [read_label_png(tmp_path / f"labels/{name}.png", THREE) for name in ("a", "b")]
+    assert cleaned.clean_up.bytes_before == sum(len(encode_label_png(one)) for one in labels)
+    assert cleaned.clean_up.bytes == sum(len(encode_label_png(remove_small_components(one, 2))) for one in labels)
+
+
+@pytest.mark.parametrize("min_component", [0, 1])
+def test_a_clean_up_of_nothing_changes_nothing(tmp_path: Path, min_component: int) -> None:
+    """Components of fewer than 0 or 1 pixels do not exist: scores and bytes are the same before and after."""
+    write_label(tmp_path / "labels/a.png", [[0, 1], [2, 255]])
+    write_label(tmp_path / "truth/a.png", [[0, 0], [2, 2]])
+    last = last_of(evaluate_labels(tmp_path / "labels", tmp_path / "truth", THREE, min_component=min_component))
+    assert last.cleaned_scores() == last.scores()
+    assert last.clean_up is not None
+    assert last.clean_up.bytes == last.clean_up.bytes_before
+
+
+def test_a_clean_up_of_negative_size_is_refused(tmp_path: Path) -> None:
+    """A negative number of pixels is an error of its own, with what is expected."""
+    write_label(tmp_path / "labels/a.png", [[0]])
+    with pytest.raises(SettingsError, match="expected 0 or more pixels"):
+        last_of(evaluate_labels(tmp_path / "labels", tmp_path / "labels", THREE, min_component=-1))
 
 
 def test_size_mismatch_names_both_files(tmp_path: Path) -> None:
