@@ -8,21 +8,18 @@ from click.core import ParameterSource
 
 from cli.console import Console, human_bytes
 from cli.exit_codes import ExitCode
+from cli.label_options import labelling_options
 from cli.options import (
     FILE,
     FOLDER,
     OUT,
     ByteSize,
-    Numbers,
     PixelSize,
     SchemaOrCount,
-    class_thresholds_option,
     device_option,
     ids_option,
     json_option,
     layout_option,
-    png_option,
-    precision_option,
     settings_option,
 )
 
@@ -67,25 +64,7 @@ _OF_THE_TEACHER = (
 )
 @click.option("--weights", type=FILE, help="Weights, where --teacher is a name.")
 @layout_option
-@click.option("--scales", type=Numbers(), default="0.5,1,2", show_default=True, help="Must contain 1.")
-@click.option("--threshold", type=float, default=0.5, show_default=True, help="Keep where confidence > threshold.")
-@class_thresholds_option
-@click.option("--flip", is_flag=True, help="Average with the mirror image: twice the time.")
-@click.option(
-    "--min-component",
-    type=click.IntRange(min=0),
-    default=0,
-    help="Components of fewer pixels than this become ignore; figures are given with and without.  [default: none do]",
-)
-@png_option("fast")
-@click.option(
-    "--keep",
-    type=click.Choice(["none", "confidence", "top2"]),
-    default="none",
-    show_default=True,
-    help="What is kept beside the labels; all kinds are measured, the budget is on this one.",
-)
-@click.option("--keep-steps", type=int, default=100, show_default=True, help="Confidence is kept in this many steps.")
+@labelling_options
 @click.option("--sample", type=click.IntRange(min=2), default=20, show_default=True, help="Images that are labelled.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed draws another sample.")
 @click.option(
@@ -94,7 +73,6 @@ _OF_THE_TEACHER = (
 @click.option("--truth", type=FOLDER, help="True labels of the images, as far as there are any: tell the precision.")
 @ids_option
 @device_option
-@precision_option
 @click.option("--budget", type=ByteSize(), help="Limit such as 600MB; exit 4 if the estimate is over it.")
 @click.option("--out", type=OUT, help="Where the labels would go; free space is looked up there (default: here).")
 @json_option

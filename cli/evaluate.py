@@ -23,7 +23,8 @@ from cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pipeline.evaluation import EvaluationProgress, Scores
+    from pipeline.evaluation import EvaluationProgress
+    from pipeline.scores import Scores
 
 
 @click.command()

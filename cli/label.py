@@ -7,20 +7,8 @@ import click
 
 from cli.console import Console, Progress, human_bytes
 from cli.exit_codes import ExitCode
-from cli.options import (
-    FILE,
-    FOLDER,
-    OUT,
-    ByteSize,
-    Numbers,
-    class_thresholds_option,
-    device_option,
-    json_option,
-    layout_option,
-    png_option,
-    precision_option,
-    settings_option,
-)
+from cli.label_options import labelling_options
+from cli.options import FILE, FOLDER, OUT, ByteSize, device_option, json_option, layout_option, settings_option
 
 if TYPE_CHECKING:
     from pipeline.labelling import LabelRun
@@ -35,31 +23,7 @@ _FAILURES_SHOWN = 20
 @click.option("--weights", type=FILE, help="Weights, where --teacher is a name.")
 @click.option("--classes", help="Class schema: cityscapes, camvid, ... or a file; the teacher's own by default.")
 @layout_option
-@click.option("--scales", type=Numbers(), default="0.5,1,2", show_default=True, help="Must contain 1.")
-@click.option("--threshold", type=float, default=0.5, show_default=True, help="Keep where confidence > threshold.")
-@class_thresholds_option
-@click.option("--flip", is_flag=True, help="Average with the mirror image: twice the time.")
-@click.option(
-    "--min-component",
-    type=click.IntRange(min=0),
-    default=0,
-    help="Components of fewer pixels than this become ignore.  [default: none do]",
-)
-@click.option(
-    "--keep",
-    type=click.Choice(["none", "confidence", "top2"]),
-    default="none",
-    show_default=True,
-    help="Keep class and confidence of each pixel (top2: the runner-up too) in OUT/soft, for `rethreshold`.",
-)
-@click.option(
-    "--keep-steps",
-    type=int,
-    default=100,
-    show_default=True,
-    help="Confidence is kept in this many steps; thresholds k/STEPS can be applied later. Fewer take less space.",
-)
-@png_option("fast")
+@labelling_options
 @click.option("--palette", is_flag=True, help="Give the PNGs the class colours, for viewers; the values stay.")
 @click.option(
     "--ids",
@@ -71,7 +35,6 @@ _FAILURES_SHOWN = 20
 @click.option("--budget", type=ByteSize(), help="Such as 600MB: stop before all files of OUT take more; exit 4.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Images of equal size labelled together.")
 @device_option
-@precision_option
 @click.option("--out", type=OUT, required=True, help="Folder of the run; labels land in OUT/labels.")
 @json_option
 def label(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validated by LabelSettings

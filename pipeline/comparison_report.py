@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from pipeline.evaluation import Scores
 from pipeline.label_counts import LabelCounts
+from pipeline.scores import Scores
 
 _STUDENT_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 """Two-sided 95 % points of Student's t for 1, 2, ... degrees of freedom: what few seeds ask for instead of 1.96."""

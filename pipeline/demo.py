@@ -16,9 +16,10 @@ from pydantic import Field
 
 from pipeline.claim import claimed_folder
 from pipeline.comparison import CompareSettings, compare
-from pipeline.evaluation import Scores, evaluate_labels
+from pipeline.evaluation import evaluate_labels
 from pipeline.pictures import contact_sheet
 from pipeline.scenes import SCHEMA, write_scene_set
+from pipeline.scores import Scores
 from pipeline.settings import Settings
 from pipeline.stages import RunProgress, make_labels, make_teacher
 from pipeline.stages_settings import RunSettings

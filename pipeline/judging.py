@@ -10,8 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.evaluation import EvaluationProgress, Scores, evaluate_network
+from pipeline.evaluation import EvaluationProgress, evaluate_network
 from pipeline.samples import collect_samples
+from pipeline.scores import Scores
 from storage.errors import MissingFileError
 from storage.layouts import Layout
 from storage.ledger import file_digest

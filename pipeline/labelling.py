@@ -17,7 +17,7 @@ from pipeline.decoding import Decoded, group_by_size, read_ahead
 from pipeline.forecast import Forecast
 from pipeline.kept_confidence import StoreWriter, claim_store
 from pipeline.plan import Plan, make_plan
-from pipeline.run_folder import claim, list_failures, publish_label, refuse_strangers
+from pipeline.run_folder import claim, list_failures, opened_run, publish_label
 from pipeline.settings import LabelSettings, settings_digest, thresholds_by_class
 from storage.account import ByteAccount
 from storage.budget import measure_bytes
@@ -25,7 +25,7 @@ from storage.clean_up import remove_small_components
 from storage.errors import ImageError
 from storage.label_map import LabelMap
 from storage.layouts import Listing, list_images
-from storage.ledger import Entry, Ledger
+from storage.ledger import Entry
 from storage.run_form import source_id_settings
 from storage.schema import ClassSchema, load_schema
 from storage.soft_store import StoreForm
@@ -150,11 +150,7 @@ class LabelRun:
         listing = list_images(settings.images, settings.layout, exclude=[settings.out, self.workspace.labels])
         schema = None if settings.classes is None else load_schema(settings.classes)
         with ExitStack() as stack:
-            lock = self.workspace.lock()
-            stack.callback(lock.release)
-            self.workspace.prepare()
-            stack.callback(self.workspace.tidy)
-            refuse_strangers(self.workspace)
+            self.ledger = stack.enter_context(opened_run(self.workspace))
             self.teacher: Teacher = load_teacher(
                 settings.teacher, settings.weights, schema=schema, device=settings.device, precision=settings.precision
             )
@@ -166,7 +162,6 @@ class LabelRun:
             self.decisive = decisive_settings(settings, self.teacher)
             self.digest = settings_digest(self.decisive)
             self._provenance = label_provenance(self.decisive, self.teacher.schema)
-            self.ledger = stack.enter_context(Ledger(self.workspace.ledger))
             claim(
                 self.workspace, self.ledger, self.ledger.settings, self.decisive, settings, "label", self.teacher.schema
             )

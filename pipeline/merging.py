@@ -23,12 +23,12 @@ from pipeline.merge_plan import (
     parent_identity,
     refuse_overlap,
 )
-from pipeline.run_folder import claim, list_failures, refuse_strangers
+from pipeline.run_folder import claim, list_failures, opened_run
 from pipeline.settings import Settings, settings_digest
 from pipeline.threads import work_and_record
 from storage.errors import SettingsError
 from storage.layouts import Layout
-from storage.ledger import Entry, Ledger
+from storage.ledger import Entry
 from storage.schema import ClassSchema, Ids, load_schema
 from storage.workspace import Workspace
 
@@ -121,12 +121,7 @@ class MergeRun:
             self.workspace, self.schema, settings.policy, union, settings.border_ignore, self.digest
         )
         with ExitStack() as stack:
-            lock = self.workspace.lock()
-            stack.callback(lock.release)
-            self.workspace.prepare()
-            stack.callback(self.workspace.tidy)
-            refuse_strangers(self.workspace)
-            self.ledger = stack.enter_context(Ledger(self.workspace.ledger))
+            self.ledger = stack.enter_context(opened_run(self.workspace))
             before = compared_settings(self.ledger.settings or {})
             claim(self.workspace, self.ledger, before, self.decisive, settings, "merge", self.schema)
             wanted = [pair for pair in pairs if pair.auto is not None or settings.policy != "auto"]

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from pipeline.labelling import LabelSummary, label_provenance
 from pipeline.plan import Plan
-from pipeline.run_folder import claim, list_failures, publish_label, reason_to_keep, refuse_strangers
+from pipeline.run_folder import claim, list_failures, opened_run, publish_label, reason_to_keep
 from pipeline.settings import LabelSettings, Settings, Threshold, settings_digest, thresholds_by_class
 from pipeline.threads import work_and_record
 from storage.clean_up import remove_small_components
@@ -80,12 +80,7 @@ class RethresholdRun:
             self.digest = settings_digest(self.decisive)
             self._thresholds = self._class_thresholds()
             self._provenance = label_provenance(self.decisive, self.schema)
-            lock = self.workspace.lock()
-            stack.callback(lock.release)
-            self.workspace.prepare()
-            stack.callback(self.workspace.tidy)
-            refuse_strangers(self.workspace)
-            self.ledger = stack.enter_context(Ledger(self.workspace.ledger))
+            self.ledger = stack.enter_context(opened_run(self.workspace))
             claim(
                 self.workspace,
                 self.ledger,

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.claim import claimed_folder
-from pipeline.evaluation import Scores
 from pipeline.judging import judge_checkpoint
 from pipeline.labelling import LabelRun
 from pipeline.merging import MergeRun, MergeSettings
 from pipeline.rounds_settings import RoundsSettings
+from pipeline.scores import Scores
 from pipeline.training import train
 from pipeline.training_progress import TrainProgress
 from pipeline.training_state import TrainingFolder

@@ -6,7 +6,7 @@ Which labels are made, and how, is in `labelling` and `merging`.
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,27 @@ from storage.schema import ClassSchema
 from storage.workspace import Workspace, write_atomically
 
 
-def refuse_strangers(workspace: Workspace) -> None:
-    """Never write over labels that no ledger speaks of: they may be a human's.
+@contextlib.contextmanager
+def opened_run(workspace: Workspace) -> Iterator[Ledger]:
+    """Hold a run's folder for this process, give its ledger to be written, and sweep up what was left half written.
 
     Raises:
-        ForeignSettingsError: there are such labels.
+        ForeignSettingsError: it holds labels that no ledger speaks of.
+        WorkspaceError: it cannot be written, or another process has it.
     """
+    lock = workspace.lock()
+    try:
+        workspace.prepare()
+        _refuse_strangers(workspace)
+        with Ledger(workspace.ledger) as ledger:
+            yield ledger
+    finally:
+        workspace.tidy()
+        lock.release()
+
+
+def _refuse_strangers(workspace: Workspace) -> None:
+    """Never write over labels that no ledger speaks of: they may be a human's."""
     stranger = next(workspace.labels.rglob("*.png"), None)
     if stranger is not None and not workspace.ledger.exists():
         raise ForeignSettingsError(

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.claim import claimed_folder
-from pipeline.evaluation import Scores
 from pipeline.judging import judge_checkpoint
 from pipeline.label_counts import LabelCounts, count_labels
 from pipeline.labelling import LabelRun
 from pipeline.merging import MergeRun
+from pipeline.scores import Scores
 from pipeline.settings import settings_difference
 from pipeline.stages_settings import FOLDERS, RunSettings
 from pipeline.training import train

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.evaluation import Scores
+from pipeline.scores import Scores
 from pipeline.training_plan import TrainingPlan
 from pipeline.training_watch import Figures
 

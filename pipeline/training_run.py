@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pipeline.crops import Batch
-from pipeline.evaluation import Scores
+from pipeline.scores import Scores
 from pipeline.settings import settings_digest
 from pipeline.training_data import TrainingData, decisive_settings, read_batches
 from pipeline.training_plan import plan_training

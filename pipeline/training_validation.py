@@ -9,7 +9,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from pipeline.evaluation import Scores, compute_scores, evaluate_network
+from pipeline.evaluation import evaluate_network
+from pipeline.scores import Scores, compute_scores
 from pipeline.training_settings import TrainSettings
 from teacher import Teacher
 

@@ -15,8 +15,8 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from pipeline.crops import KINDS, Batch
-from pipeline.evaluation import Scores
 from pipeline.pictures import contact_sheet
+from pipeline.scores import Scores
 from pipeline.training_state import TrainingFolder
 from pipeline.training_step import StepReport
 from storage.schema import ClassSchema

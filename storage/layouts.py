@@ -13,7 +13,7 @@ from typing import Literal
 from storage.errors import LayoutError, MissingFileError
 from storage.image_reader import IMAGE_SUFFIXES
 from storage.ledger import Ledger
-from storage.run_form import RunForm
+from storage.run_form import ids_of_run
 from storage.schema import Ids
 from storage.workspace import Workspace
 
@@ -155,7 +155,7 @@ def list_labels(root: Path, layout: Layout = "folder", ids: Ids | None = None) -
         root, layout = run.labels, "folder"
         with Ledger(run.ledger, read_only=True) as ledger:
             done = ledger.done_keys()
-            ids = RunForm.of(ledger.settings).ids
+            ids = ids_of_run(ledger.settings)
     suffixes: dict[str, Ids] = {"": ids or "class"}
     if layout == "cityscapes":
         root = _cityscapes_label_root(root)

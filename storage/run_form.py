@@ -21,6 +21,11 @@ def source_id_settings(schema: ClassSchema) -> dict[str, object]:
     return {"written_ids": table[: len(schema)].tolist(), "written_for_ignore": int(table[IGNORE])}
 
 
+def ids_of_run(settings: Mapping[str, Any] | None) -> Ids:
+    """What the values of a run's label files are, as its ledger's settings say."""
+    return "source" if settings and "written_ids" in settings else "class"
+
+
 @dataclass(frozen=True)
 class RunForm:
     """The values of a run's label files."""

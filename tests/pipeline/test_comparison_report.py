@@ -18,8 +18,8 @@ from pipeline.comparison_report import (
     comparison_plot,
     gain_text,
 )
-from pipeline.evaluation import Scores
 from pipeline.label_counts import LabelCounts
+from pipeline.scores import Scores
 
 CLASSES = ("road", "pole")
 

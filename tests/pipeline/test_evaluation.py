@@ -9,14 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from pipeline.evaluation import (
-    EvaluationProgress,
-    Scores,
-    compute_scores,
-    count_pixels,
-    evaluate_labels,
-    evaluate_network,
-)
+from pipeline.evaluation import EvaluationProgress, evaluate_labels, evaluate_network
+from pipeline.scores import Scores, compute_scores, count_pixels
 from storage.clean_up import remove_small_components
 from storage.errors import LabelError, LayoutError, MissingFileError, SettingsError
 from storage.label_map import LabelMap

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from pipeline.evaluation import Scores, evaluate_labels
+from pipeline.evaluation import evaluate_labels
+from pipeline.scores import Scores
 from storage.schema import load_schema
 
 pytest.importorskip("cityscapesscripts")

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 import pipeline.rounds
-from pipeline.evaluation import Scores, evaluate_network
+from pipeline.evaluation import evaluate_network
 from pipeline.rounds import Round, RoundsProgress, RoundsResult, run_rounds
 from pipeline.rounds_settings import RoundsSettings
+from pipeline.scores import Scores
 from storage.errors import ForeignSettingsError, LabelError, MissingFileError
 from storage.schema import ClassSchema
 from teacher import load_teacher

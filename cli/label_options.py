@@ -1,0 +1,45 @@
+"""The options that say how images are labelled, shared by `label` and by `estimate`, which labels a sample."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from cli.options import Numbers, class_thresholds_option, png_option, precision_option
+
+_OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
+    click.option("--scales", type=Numbers(), default="0.5,1,2", show_default=True, help="Must contain 1."),
+    click.option("--threshold", type=float, default=0.5, show_default=True, help="Keep where confidence > threshold."),
+    class_thresholds_option,
+    click.option("--flip", is_flag=True, help="Average with the mirror image: twice the time."),
+    click.option(
+        "--min-component",
+        type=click.IntRange(min=0),
+        default=0,
+        help="Components of fewer pixels than this become ignore; `estimate` gives figures with and without.  "
+        "[default: none do]",
+    ),
+    click.option(
+        "--keep",
+        type=click.Choice(["none", "confidence", "top2"]),
+        default="none",
+        show_default=True,
+        help="Keep class and confidence of each pixel (top2: the runner-up too) in OUT/soft, for `rethreshold`.",
+    ),
+    click.option(
+        "--keep-steps",
+        type=int,
+        default=100,
+        show_default=True,
+        help="Confidence is kept in this many steps; thresholds k/STEPS can be applied later. Fewer take less space.",
+    ),
+    png_option("fast"),
+    precision_option,
+)
+
+
+def labelling_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of how images are labelled."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
