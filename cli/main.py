@@ -18,6 +18,9 @@ from storage.errors import (
 
 _USAGE_ERRORS = (SettingsError, MissingFileError, SchemaError, ForeignSettingsError, LeakError)
 
+_GOES_ON = ("label", "rethreshold", "merge", "gather", "train", "compare", "rounds", "run", "demo")
+"""Commands that keep what they have done when they are stopped."""
+
 _NO_ROOM = (BudgetError, DiskFullError)
 
 
@@ -42,7 +45,8 @@ class Commands(click.Group):
             _end(ctx, f"{error}\nuse smaller batches, images, crops or scales, or another --device", ExitCode.FAILED)
         except KeyboardInterrupt:
             click.echo(err=True)  # ends the line in which the terminal shows ^C
-            _end(ctx, "stopped; run the same command again to go on", ExitCode.INTERRUPTED)
+            goes_on = "; run the same command again to go on" if ctx.invoked_subcommand in _GOES_ON else ""
+            _end(ctx, f"stopped{goes_on}", ExitCode.INTERRUPTED)
 
 
 def _exit_code(error: AutocoarseError) -> ExitCode:
@@ -72,20 +76,24 @@ def _register() -> None:
     from cli.demo import demo
     from cli.estimate import estimate
     from cli.evaluate import evaluate
+    from cli.gather import gather
     from cli.inspect_label import inspect_label
     from cli.label import label
     from cli.merge import merge
     from cli.rethreshold import rethreshold
     from cli.rounds import rounds
     from cli.run import run
+    from cli.status import status
     from cli.train import train
     from cli.verify import verify
 
     for command in (
         label,
+        gather,
         rethreshold,
         estimate,
         budget,
+        status,
         verify,
         inspect_label,
         merge,

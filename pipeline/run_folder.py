@@ -7,16 +7,18 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.settings import Settings, settings_difference
+from pipeline.settings import LabelSettings, Settings, settings_difference
 from storage.errors import BudgetError, ForeignSettingsError, LabelError
 from storage.label_map import LabelMap
 from storage.label_png import DEFAULT_FORMAT, LabelFormat, encode_label_png, read_provenance
 from storage.ledger import Entry, Ledger
 from storage.schema import ClassSchema
-from storage.workspace import Workspace, write_atomically
+from storage.shard import Shard
+from storage.workspace import Workspace
 
 
 @contextlib.contextmanager
@@ -48,6 +50,36 @@ def _refuse_strangers(workspace: Workspace) -> None:
         )
 
 
+def refuse_foreign(
+    workspace: Workspace,
+    ledger: Ledger,
+    before: Mapping[str, object] | None,
+    decisive: Mapping[str, object],
+    settings: Settings,
+) -> None:
+    """Never write among labels of other settings, or of another shard.
+
+    Args:
+        workspace: the folder.
+        ledger: its ledger.
+        before: the decisive settings of the run that the folder holds; None or empty where it holds none.
+        decisive: those of this run.
+        settings: all of this run's.
+
+    Raises:
+        ForeignSettingsError: the folder holds labels of other settings, or what became of the items of another shard;
+            the message shows the difference.
+    """
+    shard = _shard_of(settings)
+    foreign = before != decisive and ledger.has_labels()
+    if before and (foreign or (ledger.shard != shard and ledger.has_entries())):
+        difference = settings_difference(_with_shard(before, ledger.shard), _with_shard(decisive, shard))
+        raise ForeignSettingsError(
+            f"{workspace.root} holds labels made with other settings:\n{difference}\n"
+            f"choose another --out, or repeat the settings that are there"
+        )
+
+
 def claim(
     workspace: Workspace,
     ledger: Ledger,
@@ -57,29 +89,56 @@ def claim(
     table: str,
     schema: ClassSchema,
 ) -> None:
-    """Take a folder for a run's settings, unless it holds labels of others.
+    """Take a folder for a run's settings.
 
     Args:
         workspace: the folder.
         ledger: its ledger.
-        before: the decisive settings of the run that the folder holds; None or empty where it holds none.
-        decisive: those of this run.
+        before: as in `refuse_foreign`.
+        decisive: as in `refuse_foreign`.
         settings: all of them, which are written into the folder.
         table: the command, for the settings file.
         schema: the classes of its labels.
 
     Raises:
-        ForeignSettingsError: the folder holds labels of other settings; the message shows the difference.
+        ForeignSettingsError: as in `refuse_foreign`.
         WorkspaceError: the folder cannot be written.
     """
-    if before and before != decisive and ledger.has_labels():
-        raise ForeignSettingsError(
-            f"{workspace.root} holds labels made with other settings:\n{settings_difference(before, decisive)}\n"
-            f"choose another --out, or repeat the settings that are there"
-        )
-    ledger.claim(decisive)
-    settings.write(workspace.settings, table)
-    write_atomically(workspace.classes, (json.dumps(schema.to_dict(), indent=1) + "\n").encode())
+    refuse_foreign(workspace, ledger, before, decisive, settings)
+    ledger.claim(decisive, _shard_of(settings))
+    workspace.publish(workspace.settings, settings.to_toml(table))
+    workspace.publish(workspace.classes, (json.dumps(schema.to_dict(), indent=1) + "\n").encode())
+
+
+def _shard_of(settings: Settings) -> Shard | None:
+    return settings.shard if isinstance(settings, LabelSettings) else None
+
+
+def _with_shard(settings: Mapping[str, object], shard: Shard | None) -> dict[str, object]:
+    return dict(settings) if shard is None else {**settings, "shard": str(shard)}
+
+
+def record_plan(workspace: Workspace, ledger: Ledger, total: int, skipped: int) -> None:
+    """Leave in a run's ledger what it sets out to do, for those who look on while it works.
+
+    Args:
+        workspace: its folder, claimed by now.
+        ledger: its ledger.
+        total: items that it is to have, whatever becomes of them.
+        skipped: of these, the ones that an earlier run has done.
+
+    Raises:
+        WorkspaceError: the ledger cannot be written.
+    """
+    ledger.record_plan(
+        {
+            "total": total,
+            "skipped": skipped,
+            "started": datetime.now(UTC).isoformat(),
+            # the time by the disk's own clock, which may be another machine's: labels of this run are not older
+            "labels_since_ns": workspace.settings.stat().st_mtime_ns,
+        }
+    )
 
 
 def reason_to_keep(label: Path, digest: str, work: str) -> str:

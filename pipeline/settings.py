@@ -5,17 +5,28 @@ A settings object is passed as an argument; there are no globals. Parsing flags 
 
 import hashlib
 import json
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import tomli_w
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 
-from storage.errors import SettingsError
+from storage.errors import SettingsError, WorkspaceError
 from storage.label_png import LabelFormat, Preset
 from storage.layouts import Layout
 from storage.schema import ClassSchema, Ids
+from storage.shard import Shard
 from storage.soft_store import DEFAULT_STEPS, MAX_STEPS, Keep
 from storage.workspace import write_atomically
 from teacher.fusion import check_scales
@@ -46,8 +57,11 @@ class Settings(BaseModel):
         Raises:
             WorkspaceError: the file cannot be written.
         """
-        content = {table: self.model_dump(mode="json", exclude_none=True)}
-        write_atomically(path, tomli_w.dumps(content).encode())
+        write_atomically(path, self.to_toml(table))
+
+    def to_toml(self, table: str) -> bytes:
+        """The settings as one TOML table, in the form that `--settings` reads."""
+        return tomli_w.dumps({table: self.model_dump(mode="json", exclude_none=True)}).encode()
 
 
 def settings_digest(decisive: Mapping[str, object]) -> str:
@@ -74,6 +88,14 @@ Threshold = Annotated[float, Field(ge=0, lt=1)]
 
 Scales = Annotated[tuple[float, ...], AfterValidator(_ascending)]
 """Ratios to the input image, ascending; 1.0 is among them."""
+
+
+def _as_shard(value: object) -> object:
+    return Shard.parse(value) if isinstance(value, str) else value
+
+
+ShardText = Annotated[Shard, BeforeValidator(_as_shard), PlainSerializer(str)]
+"""A shard, which stands in settings files as I/N."""
 
 
 class LabellingRecipe(Settings):
@@ -129,13 +151,39 @@ class LabelSettings(LabellingRecipe):
     ids: Ids = "class"
     """Values of the label PNGs, which they decide too: class indices, or the schema's source ids."""
     device: str = "auto"
+    shard: ShardText | None = None
+    """Label the images of this shard only; None: all of them. It decides no pixel."""
     out: Path
     """The run's folder."""
+
+    @model_validator(mode="after")
+    def _labels_apart(self) -> Self:
+        if self.out.resolve() == self.images.resolve():
+            raise SettingsError(f"out {self.out} is the folder of the images; choose one of its own for the labels")
+        # a run leaves its own folder out when it lists images; it knows nothing of those of the other shards
+        if self.shard is not None and self.out.resolve().is_relative_to(self.images.resolve()):
+            raise SettingsError(
+                f"out {self.out} lies in the images {self.images}, where other shards would take its labels for "
+                f"images; choose a folder elsewhere"
+            )
+        return self
 
     @property
     def form(self) -> LabelFormat:
         """How the label PNGs are written."""
         return LabelFormat(self.png, self.palette, self.ids)
+
+
+def read_label_settings(path: Path) -> LabelSettings:
+    """Read the settings that a run of `label` has written.
+
+    Raises:
+        WorkspaceError: there are none, or none that this version reads.
+    """
+    try:
+        return LabelSettings.checked(**tomllib.loads(path.read_text("utf-8"))["label"])
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError, SettingsError) as error:
+        raise WorkspaceError(f"{path}: no settings of `label` that this autocoarse reads: {error}") from error
 
 
 def thresholds_by_class(

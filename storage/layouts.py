@@ -7,14 +7,15 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from storage.errors import LayoutError, MissingFileError
 from storage.image_reader import IMAGE_SUFFIXES
 from storage.ledger import Ledger
-from storage.run_form import ids_of_run
-from storage.schema import Ids
+from storage.run_form import ids_of_run, refuse_other_classes
+from storage.schema import ClassSchema, Ids
+from storage.shard import Shard
 from storage.workspace import Workspace
 
 Layout = Literal["folder", "cityscapes"]
@@ -48,6 +49,19 @@ class Listing:
         """What each image goes by in a ledger: its key, or its relative path where it has none."""
         return frozenset(item.key for item in self.items) | frozenset(name for name, _ in self.problems)
 
+    def of_shard(self, shard: Shard | None) -> "Listing":
+        """The images of one shard; all of them where there are no shards.
+
+        An image without a key of its own goes where the label would that it and others ask for: what was labelled while
+        it had its key for itself stays in its shard.
+        """
+        if shard is None:
+            return self
+        return Listing(
+            tuple(item for item in self.items if shard.holds(item.key)),
+            tuple(one for one in self.problems if shard.holds(PurePosixPath(one[0]).with_suffix("").as_posix())),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class LabelFile:
@@ -62,7 +76,12 @@ def _walk(root: Path, exclude: Sequence[Path]) -> Iterator[Path]:
     excluded = {p.resolve() for p in exclude}
     for folder, folders, files in os.walk(root):
         here = Path(folder)
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and (here / f).resolve() not in excluded)
+        folders[:] = sorted(
+            f
+            for f in folders
+            # labels of a run in the image folder are no images
+            if not f.startswith(".") and (here / f).resolve() not in excluded and not Workspace(here / f).is_run()
+        )
         yield from (here / f for f in sorted(files) if not f.startswith("."))
 
 
@@ -130,7 +149,9 @@ def pairing_key(key: str) -> str:
     return key
 
 
-def list_labels(root: Path, layout: Layout = "folder", ids: Ids | None = None) -> dict[str, LabelFile]:
+def list_labels(
+    root: Path, layout: Layout = "folder", ids: Ids | None = None, schema: ClassSchema | None = None
+) -> dict[str, LabelFile]:
     """List the label files of a folder or of a RUN, by pairing key.
 
     Of a RUN only the labels whose item is done are listed: an item that failed may have left an older label behind.
@@ -141,9 +162,11 @@ def list_labels(root: Path, layout: Layout = "folder", ids: Ids | None = None) -
         layout: how the label folder lies on disk. A RUN mirrors its images and needs no layout.
         ids: what the values are; None means class indices, or what a Cityscapes file's name says. A RUN says itself
             what its own are.
+        schema: the classes that they are to be read as; a RUN must be of these. None: not known here.
 
     Raises:
         MissingFileError: there is no such folder.
+        SchemaError: the RUN has other classes.
         LayoutError: it holds no labels, two labels for one image, or both gtFine and gtCoarse.
         WorkspaceError: the RUN's ledger cannot be read.
     """
@@ -156,6 +179,8 @@ def list_labels(root: Path, layout: Layout = "folder", ids: Ids | None = None) -
         with Ledger(run.ledger, read_only=True) as ledger:
             done = ledger.done_keys()
             ids = ids_of_run(ledger.settings)
+            if schema is not None:
+                refuse_other_classes(run.root, ledger.settings, schema)
     suffixes: dict[str, Ids] = {"": ids or "class"}
     if layout == "cityscapes":
         root = _cityscapes_label_root(root)

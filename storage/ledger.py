@@ -6,13 +6,15 @@ It does not look at the files that its entries speak of, save to compare an entr
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from storage.errors import DiskFullError, WorkspaceError
+from storage.shard import Shard
 
 FORMAT = 1
 """Version of the tables; a ledger of another version is refused."""
@@ -51,7 +53,7 @@ class Entry:
     bytes: int = 0
     """Size of the label file."""
     modified_ns: int = 0
-    """Modification time of the label file."""
+    """Modification time of the label file; of a failed item, when the failure was committed."""
     sha256: str = ""
     """Hash of the label file."""
     counts: tuple[int, ...] = ()
@@ -113,10 +115,48 @@ class Ledger:
         text = self._value("settings")
         return None if text is None else json.loads(text)
 
-    def claim(self, settings: dict[str, object]) -> None:
-        """Record the settings that this run's labels are made with."""
+    @property
+    def shard(self) -> Shard | None:
+        """The shard that the run is of, as given to `claim`; None where it is of all items."""
+        text = self._value("shard")
+        return Shard.parse(text) if text else None
+
+    def claim(self, settings: dict[str, object], shard: Shard | None = None) -> None:
+        """Record the settings that this run's labels are made with, and the shard whose items it labels."""
+        rows = [("settings", json.dumps(settings)), ("shard", "" if shard is None else str(shard))]
         with self._connection:
-            self._connection.execute("INSERT OR REPLACE INTO run VALUES ('settings', ?)", (json.dumps(settings),))
+            self._connection.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", rows)
+
+    @property
+    def plan(self) -> dict[str, Any] | None:
+        """What the last run set out to do, as given to `record_plan`; None in an older ledger."""
+        text = self._value("plan")
+        return None if text is None else json.loads(text)
+
+    def record_plan(self, plan: Mapping[str, object]) -> None:
+        """Record what a run sets out to do, as plain values, for those who look on.
+
+        Raises:
+            WorkspaceError: the disk is full.
+        """
+        try:
+            with self._connection:
+                self._connection.execute("INSERT OR REPLACE INTO run VALUES ('plan', ?)", (json.dumps(plan),))
+        except sqlite3.Error as error:
+            raise self._cannot_write(error) from error
+
+    def read(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a query; until it is answered its run cannot commit, so it must not ask for everything at once.
+
+        Raises:
+            WorkspaceError: the ledger cannot be read.
+        """
+        try:
+            return self._connection.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise WorkspaceError(
+                f"cannot read the ledger {self.path}: {error}; if its run was killed, run the same command again"
+            ) from error
 
     def commit(self, entries: Iterable[Entry], notes: Mapping[str, Mapping[str, object]] | None = None) -> None:
         """Record entries, durably and together; a failed item's attempts are counted up.
@@ -134,7 +174,8 @@ class Ledger:
                     before = self.get(entry.key)
                     again = entry.status == "failed" and before is not None and before.status == "failed"
                     attempts = before.attempts + 1 if before is not None and again else 1
-                    self._connection.execute(_INSERT, _to_row(replace(entry, attempts=attempts)))
+                    at = entry.modified_ns or (time.time_ns() if entry.status == "failed" else 0)
+                    self._connection.execute(_INSERT, _to_row(replace(entry, attempts=attempts, modified_ns=at)))
                 written = [(key, json.dumps(note)) for key, note in (notes or {}).items()]
                 self._connection.executemany("INSERT OR REPLACE INTO notes VALUES (?, ?)", written)
         except sqlite3.Error as error:
@@ -147,10 +188,9 @@ class Ledger:
 
     def slots(self) -> dict[str, int]:
         """The slot of each item of which confidence is, or was to be, kept."""
-        try:
-            return dict(self._connection.execute("SELECT key, slot FROM slots"))
-        except sqlite3.OperationalError:  # a ledger of before there were slots, opened to be read only
-            return {}
+        if not self._connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'slots'").fetchone():
+            return {}  # a ledger of before there were slots, opened to be read only
+        return dict(self._connection.execute("SELECT key, slot FROM slots"))
 
     def give_slots(self, keys: Iterable[str]) -> dict[str, int]:
         """Give a slot of its own, for good, to every item that has none.
@@ -199,6 +239,10 @@ class Ledger:
     def has_labels(self) -> bool:
         """Whether any item is done."""
         return self._connection.execute("SELECT 1 FROM entries WHERE status = 'done' LIMIT 1").fetchone() is not None
+
+    def has_entries(self) -> bool:
+        """Whether anything became of any item."""
+        return self._connection.execute("SELECT 1 FROM entries LIMIT 1").fetchone() is not None
 
     def done_keys(self) -> frozenset[str]:
         """The keys of all items that are done."""

@@ -5,9 +5,11 @@ renamed. It does not know what is in them.
 """
 
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -15,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock, Timeout
 
 from storage.account import ByteAccount
+from storage.adoption import Adopted
 from storage.errors import DiskFullError, WorkspaceError
 
 
@@ -70,6 +73,10 @@ def _as_ours(what: str, error: OSError) -> WorkspaceError:
     return WorkspaceError(f"{what}: {error.strerror or error}")
 
 
+_LOOK_SECONDS = 0.3
+"""For how long a lock is asked for again, so that one who only looks whether it is taken cannot keep it from a run."""
+
+
 @dataclass(frozen=True, slots=True)
 class Workspace:
     """The folder that `label --out` makes: labels/, soft/, ledger.sqlite and a few files that say more."""
@@ -120,6 +127,10 @@ class Workspace:
     def scratch(self) -> Path:
         """Folder of files that are still being written."""
         return self.root / ".partial"
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.root / ".lock"
 
     def is_run(self) -> bool:
         """Whether a folder is a run: it has labels and a ledger."""
@@ -176,18 +187,48 @@ class Workspace:
         Raises:
             DiskFullError, BudgetError, WorkspaceError: as `publish`.
         """
-        more = sum(len(content) - _size(path) for path, content in files)
+        # a file that is replaced lies there until the new one is whole: for a moment both take room
+        to_write = sum(len(content) for _, content in files)
         if self.account is not None:
-            self.account.reserve(more, rows)
+            self.account.reserve(to_write, rows)
         try:
             for path, content in files:
+                before = _size(path)
                 _make_folder(path.parent)
                 write_atomically(path, content, self.scratch)
-                more -= len(content)
+                to_write -= len(content)
+                if self.account is not None:
+                    self.account.reserve(-before)
         except BaseException:
             if self.account is not None:
-                self.account.reserve(-max(0, more), -rows)
+                self.account.reserve(-to_write, -rows)
             raise
+
+    def adopt_together(self, files: Sequence[Adopted]) -> bool:
+        """Take files of another run that belong together, in order, each whole; none, where one is not as it should be.
+
+        Returns:
+            Whether all of them are links.
+
+        Raises:
+            LabelError: a file is missing, cannot be read, or is not the one that is wanted.
+            DiskFullError, WorkspaceError: as `publish`.
+        """
+        assert self.account is None, "whose the bytes of a link are, nobody has said yet"
+        staged = [(file, self.scratch / f".{uuid.uuid4().hex}.partial") for file in files]
+        try:
+            linked = [file.stage(temporary) for file, temporary in staged]
+            for file, temporary in staged:
+                _make_folder(file.path.parent)
+                temporary.replace(file.path)
+        except WorkspaceError:
+            raise
+        except OSError as error:
+            raise _as_ours(f"cannot write to {self.root}", error) from error
+        finally:
+            for _, temporary in staged:
+                temporary.unlink(missing_ok=True)  # replacing one name of a file by another of its names leaves both
+        return all(linked)
 
     def lock(self) -> FileLock:
         """Take the workspace for this process; the system releases it when the process ends, however it ends.
@@ -195,7 +236,7 @@ class Workspace:
         Raises:
             WorkspaceError: another process has it, or the folder is not writable.
         """
-        lock = FileLock(self.root / ".lock", timeout=0)
+        lock = FileLock(self._lock_file, timeout=_LOOK_SECONDS)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             lock.acquire()
@@ -206,6 +247,30 @@ class Workspace:
         except OSError as error:
             raise _as_ours(f"cannot use {self.root} as output folder", error) from error
         return lock
+
+    def is_at_work(self) -> bool:
+        """Whether a run works here now, seen without waiting and without keeping any run from starting.
+
+        Half-written files without a lock are those of a run that was killed. Whether there is a lock can only be seen
+        by asking for a shared one, which is given back at once; `lock` asks for far longer than that takes. Where the
+        file system has no such locks, the half-written files alone decide.
+        """
+        if not self.scratch.is_dir():
+            return False
+        try:
+            descriptor = os.open(self._lock_file, os.O_RDONLY | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        else:
+            return False
+        finally:
+            os.close(descriptor)
 
 
 def _make_folder(folder: Path) -> None:
