@@ -46,6 +46,8 @@ _OF_THE_TEACHER = (
 )
 """Options that mean nothing to the model."""
 
+_GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
+
 
 @click.command()
 @settings_option
@@ -98,10 +100,15 @@ def estimate(
     """
     console = Console(as_json=as_json)
     if teacher is None:
-        given = [name for name in _OF_THE_TEACHER if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+        given = [name for name in _OF_THE_TEACHER if ctx.get_parameter_source(name) in _GIVEN]
         if given:
             raise click.UsageError(
                 f"--{given[0].replace('_', '-')} is for measuring with a teacher; give --teacher too"
+            )
+        if classes is None or (images is None and count is None):
+            raise click.UsageError(
+                "say what is to be estimated: --images DIR --teacher TEACHER to measure a sample; without a teacher "
+                "--images DIR, or --count N --size WIDTHxHEIGHT, with --classes"
             )
         _estimate_by_model(console, images, count, size, classes, options["layout"], budget, out or Path())
         return

@@ -35,6 +35,7 @@ _FAILURES_SHOWN = 20
 @click.option("--budget", type=ByteSize(), help="Such as 600MB: stop before all files of OUT take more; exit 4.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Images of equal size labelled together.")
 @device_option
+@click.option("--shard", metavar="I/N", help="Label only the I-th of N parts, into an OUT of its own; see `gather`.")
 @click.option("--out", type=OUT, required=True, help="Folder of the run; labels land in OUT/labels.")
 @json_option
 def label(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validated by LabelSettings
@@ -60,6 +61,9 @@ def label(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validated
             _follow(run, console)
         except (BudgetError, DiskFullError) as error:
             full = error
+        except KeyboardInterrupt:
+            console.say(f"\nlabelled {run.summary.labelled}; {_left(run)} of {run.summary.total} images are left")
+            raise
     _report(run, console, time.monotonic() - started, full)
     if full is not None:
         raise SystemExit(ExitCode.BUDGET_OR_GATE)
@@ -71,12 +75,21 @@ def label(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validated
 def _say_plan(run: "LabelRun", console: Console) -> None:
     plan, settings = run.plan, run.settings
     own = ", ".join(f"{name} {value:g}" for name, value in settings.class_thresholds.items())
+    refused = f", {len(plan.refused)} that cannot be" if plan.refused else ""
+    of_shard = "" if settings.shard is None else f" of shard {settings.shard}"
     console.say(
-        f"{plan.total} images: {len(plan.done)} done before, {len(plan.to_do)} to label with "
+        f"{plan.total} images{of_shard}: {len(plan.done)} done before, {len(plan.to_do)} to label{refused}, with "
         f"{run.teacher.spec.network} on {run.teacher.device}, scales "
         f"{', '.join(f'{s:g}' for s in settings.scales)}, threshold {settings.threshold:g}"
         + (f" ({own})" if own else "")
     )
+    if plan.done:
+        console.say("labels that are done stay as they are, also where --png, --palette or --keep say otherwise now")
+    if run.thresholds_off_grid:
+        console.warn(
+            f"--keep-steps {settings.keep_steps} does not know the threshold "
+            f"{' or '.join(f'{t:g}' for t in run.thresholds_off_grid)}: `rethreshold` could not make these labels again"
+        )
     if run.forecast.total is None:
         _warn_by_model(run, console)
     _warn_of_shortage(run, console)
@@ -96,9 +109,14 @@ def _follow(run: "LabelRun", console: Console) -> None:
         click.echo(f"failed: {summary.failed - _FAILURES_SHOWN} more", err=True)
 
 
+def _left(run: "LabelRun") -> int:
+    summary = run.summary
+    return summary.total - summary.labelled - summary.skipped - summary.failed
+
+
 def _report(run: "LabelRun", console: Console, seconds: float, full: OSError | None) -> None:
     summary = run.summary
-    left = summary.total - summary.labelled - summary.skipped - summary.failed
+    left = _left(run)
     console.say(
         f"labelled {summary.labelled}, skipped {summary.skipped}, failed {summary.failed} of {summary.total}; "
         f"{human_bytes(summary.bytes)}, {summary.ignore_fraction:.1%} of the pixels ignored; {seconds:.1f} s"
@@ -114,6 +132,8 @@ def _report(run: "LabelRun", console: Console, seconds: float, full: OSError | N
     if summary.failed:
         console.say(f"the reasons are in {run.workspace.failures}; the same command tries the failed images again")
     console.say(f"labels: {run.workspace.labels}")
+    if run.settings.shard is not None:
+        console.say(f"this is shard {run.settings.shard}; `autocoarse gather` joins the shards' runs into one")
     if run.settings.keep != "none":
         console.say(
             f"kept {run.settings.keep}: {run.workspace.soft}; `autocoarse rethreshold` applies other thresholds"
@@ -134,6 +154,7 @@ def _report(run: "LabelRun", console: Console, seconds: float, full: OSError | N
             "images_per_second": round(summary.labelled / seconds, 3),
             "ignore_fraction": summary.ignore_fraction,
             "settings_digest": run.digest,
+            "shard": None if run.settings.shard is None else str(run.settings.shard),
             "out": str(run.settings.out),
         }
     )

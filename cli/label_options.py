@@ -10,7 +10,7 @@ from cli.options import Numbers, class_thresholds_option, png_option, precision_
 _OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
     click.option("--scales", type=Numbers(), default="0.5,1,2", show_default=True, help="Must contain 1."),
     click.option("--threshold", type=float, default=0.5, show_default=True, help="Keep where confidence > threshold."),
-    class_thresholds_option,
+    class_thresholds_option(""),
     click.option("--flip", is_flag=True, help="Average with the mirror image: twice the time."),
     click.option(
         "--min-component",

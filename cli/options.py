@@ -81,6 +81,8 @@ class ClassThresholds(click.ParamType[dict[str, float]]):
         thresholds: dict[str, float] = {}
         for text in str(value).split(",") if value else ():
             name, _, number = (part.strip() for part in text.rpartition("="))
+            if name in thresholds:
+                self.fail(f"{name!r} has two thresholds in {value!r}; expected one a class", param, ctx)
             try:
                 thresholds[name] = float(number)
             except ValueError:
@@ -255,12 +257,23 @@ precision_option = click.option(
     show_default=True,
     help="Arithmetic of the network; scores are blended and decided in fp32.",
 )
-class_thresholds_option = click.option(
-    "--class-thresholds",
-    type=ClassThresholds(),
-    default="",
-    help="Classes with a threshold of their own, such as pole=0.4,sign=0.6.",
-)
+
+
+def class_thresholds_option(default: str | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option of thresholds by class.
+
+    Args:
+        default: the thresholds where none are given; None: the command has its own way to tell.
+    """
+    return click.option(
+        "--class-thresholds",
+        type=ClassThresholds(),
+        default=default,
+        help="Classes with a threshold of their own, such as pole=0.4,sign=0.6."
+        + ("" if default is not None else '  [default: as in RUN; "" for none]'),
+    )
+
+
 workers_option = click.option(
     "--workers", type=click.IntRange(1, 256), default=None, help="Threads.  [default: one a processor]"
 )

@@ -24,7 +24,7 @@ _FAILURES_SHOWN = 20
 @settings_option
 @click.argument("run", type=FOLDER)
 @click.option("--threshold", type=float, help="Keep where confidence > threshold.  [default: as in RUN]")
-@class_thresholds_option
+@class_thresholds_option(None)
 @png_option(None)
 @workers_option
 @click.option("--out", type=OUT, required=True, help="Folder of the new run.")
@@ -40,7 +40,13 @@ def rethreshold(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - val
     started = time.monotonic()
     with RethresholdRun(RethresholdSettings.checked(**options)) as run:
         summary = run.summary
-        console.say(f"{summary.total} labels: {summary.skipped} made before, {len(run.plan)} to make")
+        own = ", ".join(f"{name} {value:g}" for name, value in run.label_settings.class_thresholds.items())
+        console.say(
+            f"{summary.total} labels: {summary.skipped} made before, {len(run.plan)} to make at threshold "
+            f"{run.label_settings.threshold:g}" + (f" ({own})" if own else "")
+        )
+        if run.without_label:
+            console.warn(f"{run.without_label} images have no label in {options['run']}, and will have none here")
         with Progress("rethreshold", summary.total - summary.skipped, unit="labels") as progress:
             for entry in run:
                 progress.advance(note=f"{human_bytes(summary.bytes)}, {summary.failed} failed")

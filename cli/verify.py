@@ -34,8 +34,8 @@ def verify(*, run: Path, repair: bool, workers: int | None, as_json: bool) -> No
     """Prove that nothing of a RUN (what `label --out` made) is damaged.
 
     Every label is decoded and compared with its entry, its image's size and the kept confidence; files that belong to
-    nothing are named. Without --repair nothing is written. Exit 1: damage; 3: sound, but images are failed or not
-    labelled yet.
+    nothing are named. Without --repair nothing is written. Exit 1: damage; 3: sound, but images are failed, not
+    labelled yet, or returned to the plan by a repair.
     """
     from pipeline.verification import Verification
 
@@ -54,7 +54,7 @@ def verify(*, run: Path, repair: bool, workers: int | None, as_json: bool) -> No
     _finish(verification, console, seconds)
     if summary.beyond_repair:
         raise SystemExit(ExitCode.FAILED)
-    if summary.left:
+    if summary.to_make:
         raise SystemExit(ExitCode.SOME_ITEMS_FAILED)
 
 
@@ -82,8 +82,7 @@ def _say_problems(verification: "Verification", console: Console) -> None:
     width = max(map(len, summary.kinds))
     for kind, count in summary.kinds.most_common():
         console.say(f"  {kind:{width}}  {count:>7}")
-    # damage first: thousands of images that are not labelled yet would hide it
-    shown = sorted(summary.problems, key=lambda problem: not problem.damage)[:_PROBLEMS_SHOWN]
+    shown = summary.problems[:_PROBLEMS_SHOWN]
     for problem in shown:
         console.say(f"{problem.kind}: {problem.key}: {' '.join(problem.reason.split())}")
     if (more := summary.kinds.total() - len(shown)) > 0:
@@ -99,7 +98,11 @@ def _say_end(verification: "Verification", console: Console, seconds: float) -> 
         console.say(f"{rate}: nothing is damaged")
     elif repaired is None:
         console.say(f"{rate}: {summary.damaged} damaged or stray")
-        console.say(f"next: autocoarse verify {root} --repair")
+        strays = summary.kinds["stray"] + summary.kinds["duplicate"]
+        if summary.of_items:
+            console.say(f"next: autocoarse verify {root} --repair")
+        elif strays:
+            console.say("next: move or delete the files that are stray or duplicates; a repair leaves them alone")
     else:
         console.say(f"{rate}: {summary.damaged} damaged or stray")
         console.say(f"returned to the plan: {len(repaired.returned)} items, to be made again")

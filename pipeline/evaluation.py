@@ -136,7 +136,7 @@ def evaluate_labels(
         LabelError: a label cannot be read, holds an illegal value, or differs in size from its truth.
         SettingsError: `min_component` is negative.
     """
-    predicted, true = list_labels(labels, layout, ids), list_labels(truth, layout, ids)
+    predicted, true = list_labels(labels, layout, ids, schema), list_labels(truth, layout, ids, schema)
     keys = sorted(predicted.keys() & true.keys())
     if not keys:
         raise LayoutError(
@@ -199,7 +199,7 @@ def evaluate_network(
         ImageError, LabelError: an image or a truth cannot be read, or they differ in size.
         SettingsError: the scales are not positive, come twice, or lack 1.0; or the threshold is out of range.
     """
-    collection = collect_samples(images, truth, "fine", layout, ids, partial=True)
+    collection = collect_samples(images, truth, "fine", layout, ids, partial=True, schema=teacher.schema)
     if not allow_training_images:
         refuse_trained_images(collection.samples, teacher.trained_on, "this network")
     schema = teacher.schema

@@ -3,12 +3,13 @@
 It warns; the account keeps the limit.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import get_args
 
 from storage.account import MARGIN
-from storage.budget import free_bytes
+from storage.budget import LEDGER_BYTES, free_bytes
 from storage.errors import LabelError
 from storage.label_map import LabelMap
 from storage.label_png import LabelFormat, Preset, encode_label_png, read_label_values
@@ -42,32 +43,36 @@ class Forecast:
 
     Args:
         workspace: of the run; its account says what it takes.
-        done: items that earlier runs have done.
-        left: items that are to be labelled.
+        done: entries of the items that earlier runs have done.
+        left: items that are to be labelled, or fail.
+        preset: of the labels that are to be made.
     """
 
-    def __init__(self, workspace: Workspace, done: int, left: int) -> None:
+    def __init__(self, workspace: Workspace, done: Sequence[Entry], left: int, preset: Preset = "fast") -> None:
         assert workspace.account is not None, "a run that forecasts counts its bytes"
-        self._workspace, self._account = workspace, workspace.account
+        self._workspace, self._account, self._preset = workspace, workspace.account, preset
         self._start, self._start_ledger = self._account.used, self._account.ledger_bytes
-        self._earlier = self._start / done if done >= ENOUGH else None
-        self._left, self._done, self._label_bytes = left, 0, 0
-        self._last: list[str] = []
+        self._left, self._made = left, 0
+        # until this run has made enough of its own, what earlier ones have made is what there is to go by
+        self._labels, self._label_bytes = len(done), sum(entry.bytes for entry in done)
+        self._earlier = max(0, self._start - LEDGER_BYTES) / len(done) if len(done) >= ENOUGH else None
+        self._last = [entry.key for entry in done[-_TRIED:]]
         self._warned = False
 
     def add(self, entry: Entry) -> None:
         """Count an item of this run."""
         self._left -= 1
         if entry.status == "done":
-            self._done += 1
+            self._made += 1
+            self._labels += 1
             self._label_bytes += entry.bytes
             self._last = [*self._last[1 - _TRIED :], entry.key]
 
     @property
     def bytes_each(self) -> float | None:
         """Bytes of an item with all that belongs to it; None before enough are made."""
-        if self._done >= ENOUGH:
-            return (self._account.used - self._start) / self._done
+        if self._made >= ENOUGH:
+            return (self._account.used - self._start) / self._made
         return self._earlier
 
     @property
@@ -93,32 +98,31 @@ class Forecast:
     def _fitting(self, room: int) -> tuple[str, ...]:
         """The choices under which what is left would fit."""
         each, used = self.bytes_each, self._account.used
-        if each is None or not self._done:
-            return ()
-        label = self._label_bytes / self._done
-        row = (self._account.ledger_bytes - self._start_ledger) / self._done
+        assert each is not None, "a shortage was foreseen from it"
+        label = self._label_bytes / self._labels
+        ledger = self._account.ledger_bytes
+        row = (ledger - self._start_ledger) / self._made if self._made >= ENOUGH else ledger / self._labels
         kept = max(0.0, each - label - row)
         saved = self._saved_by_presets()
-        with_store = self._workspace.soft.is_dir()
         choices = []
-        for drop_store, preset in product((False, True) if with_store else (False,), get_args(Preset)):
+        for drop_store, preset in product(
+            (False, True) if self._workspace.soft.is_dir() else (False,), get_args(Preset)
+        ):
             still_kept = 0.0 if drop_store else kept
-            if used + self._left * (label * saved[preset] + row + still_kept) <= room:
-                words = [f"--png {preset}"] + (["--keep none"] if drop_store else [])
-                choices.append(" ".join(words))
+            is_as_now = preset == self._preset and not drop_store
+            if not is_as_now and used + self._left * (label * saved[preset] + row + still_kept) <= room:
+                choices.append(" ".join([f"--png {preset}", *(["--keep none"] if drop_store else [])]))
         return tuple(choices[:2])
 
     def _saved_by_presets(self) -> dict[Preset, float]:
-        """Share of the present bytes of a label that each preset would take, by encoding the last few again."""
+        """What each preset would take, as a share of what the present one does, by encoding the last labels again."""
         sizes: dict[Preset, int] = dict.fromkeys(get_args(Preset), 0)
-        now = 0
         for key in self._last:
-            path = self._workspace.label_path(key)
             try:
-                label = LabelMap(read_label_values(path), MAX_CLASSES)
-                now += path.stat().st_size
+                label = LabelMap(read_label_values(self._workspace.label_path(key)), MAX_CLASSES)
             except (LabelError, OSError):
                 continue  # gone meanwhile; the others tell
             for preset in sizes:
                 sizes[preset] += len(encode_label_png(label, form=LabelFormat(preset)))
+        now = sizes[self._preset]
         return {preset: size / now if now else 1.0 for preset, size in sizes.items()}

@@ -82,7 +82,7 @@ def count_labels(
         LabelError: a label cannot be read, or holds an illegal value.
         WorkspaceError: a ledger cannot be read, or the cache not be written.
     """
-    collection = collect_samples(images, labels, kind, layout, ids, partial=kind != "fine")
+    collection = collect_samples(images, labels, kind, layout, ids, partial=kind != "fine", schema=schema)
     samples, missing = collection.samples, len(collection.images_without_label)
     signature = _signature(samples, schema)
     counts = _from_ledger(samples, missing, labels, schema) or _cached(cache, signature, len(samples), missing)

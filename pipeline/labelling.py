@@ -6,36 +6,32 @@ bounded queues, so memory does not grow with the set. This thread drives the dev
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
-from typing import Any, Self
+from typing import Self
 
 from pipeline.decoding import Decoded, group_by_size, read_ahead
 from pipeline.forecast import Forecast
-from pipeline.kept_confidence import StoreWriter, claim_store
+from pipeline.kept_confidence import StoreWriter, find_store, release_slots
 from pipeline.plan import Plan, make_plan
-from pipeline.run_folder import claim, list_failures, opened_run, publish_label
+from pipeline.provenance import decisive_settings, label_provenance
+from pipeline.run_folder import claim, list_failures, opened_run, publish_label, record_plan, refuse_foreign
 from pipeline.settings import LabelSettings, settings_digest, thresholds_by_class
 from storage.account import ByteAccount
-from storage.budget import measure_bytes
+from storage.budget import LEDGER_BYTES, measure_bytes
 from storage.clean_up import remove_small_components
-from storage.errors import ImageError
+from storage.errors import BudgetError, ImageError
 from storage.label_map import LabelMap
 from storage.layouts import Listing, list_images
 from storage.ledger import Entry
-from storage.run_form import source_id_settings
-from storage.schema import ClassSchema, load_schema
-from storage.soft_store import StoreForm
+from storage.schema import load_schema
+from storage.soft_store import StoreForm, is_on_grid
 from storage.workspace import Workspace
 from teacher import Teacher, load_teacher
 from teacher.decision import DecisionRule
 from teacher.inference import Decision
-
-DECISION_RULE = 1
-"""Version of the rule that turns scores into labels; raised when the same settings would give other pixels."""
 
 _DECODERS = 2
 _ENCODERS = 2
@@ -46,7 +42,7 @@ class LabelSummary:
     """Counts of a run; `total = labelled + failed + skipped` once it has ended."""
 
     total: int
-    """Images of the listing."""
+    """Images of the listing; of a shard, its own."""
     skipped: int
     """Done by an earlier run."""
     labelled: int = 0
@@ -76,54 +72,6 @@ class LabelSummary:
         self.ignored += entry.ignored
 
 
-def decisive_settings(settings: LabelSettings, teacher: Teacher) -> dict[str, object]:
-    """What decides the labels' values, as plain values: no paths, no device, no batch.
-
-    What is left at its default and came to be later is left out, so that older runs are gone on with.
-    """
-    decisive: dict[str, object] = {
-        "teacher": teacher.digest,
-        "network": teacher.spec.network,
-        "classes": list(teacher.schema.names),
-        "scales": list(settings.scales),
-        "threshold": settings.threshold,
-        "flip": settings.flip,
-        "precision": settings.precision,
-        "decision_rule": DECISION_RULE,
-    }
-    if settings.class_thresholds:
-        decisive["class_thresholds"] = dict(settings.class_thresholds)
-    if settings.min_component > 1:
-        decisive["min_component"] = settings.min_component
-    if settings.ids == "source":
-        decisive |= source_id_settings(teacher.schema)
-    return decisive
-
-
-def label_provenance(decisive: Mapping[str, Any], schema: ClassSchema) -> dict[str, str | float]:
-    """What each label of a run says that it was made with.
-
-    Args:
-        decisive: the run's settings that decide the labels' values.
-        schema: its classes.
-    """
-    more: dict[str, str | float] = {}
-    if own := decisive.get("class_thresholds"):
-        more["class_thresholds"] = " ".join(f"{name}={value:g}" for name, value in sorted(own.items()))
-    if "min_component" in decisive:
-        more["min_component"] = decisive["min_component"]
-    if "written_ids" in decisive:
-        more["ids"] = "source"
-    return {
-        "settings": settings_digest(decisive),
-        "teacher": decisive["teacher"],
-        "classes": schema.digest,
-        "threshold": decisive["threshold"],
-        "version": version("autocoarse"),
-        **more,
-    }
-
-
 class LabelRun:
     """A labelling run: opened, planned, then iterated for its entries.
 
@@ -144,10 +92,13 @@ class LabelRun:
 
     def __init__(self, settings: LabelSettings) -> None:
         self.settings = settings
-        account = ByteAccount(settings.budget)
-        self.workspace = Workspace(settings.out, account)
+        self._account = ByteAccount(settings.budget)
+        self.workspace = Workspace(settings.out, self._account)
+        if not self.workspace.ledger.exists():
+            self._account.open(LEDGER_BYTES, self.workspace.ledger)  # a hopeless budget leaves nothing behind
         # the cheap checks come first: a wrong path should not cost the loading of a network
         listing = list_images(settings.images, settings.layout, exclude=[settings.out, self.workspace.labels])
+        listing = listing.of_shard(settings.shard)
         schema = None if settings.classes is None else load_schema(settings.classes)
         with ExitStack() as stack:
             self.ledger = stack.enter_context(opened_run(self.workspace))
@@ -162,34 +113,44 @@ class LabelRun:
             self.decisive = decisive_settings(settings, self.teacher)
             self.digest = settings_digest(self.decisive)
             self._provenance = label_provenance(self.decisive, self.teacher.schema)
-            claim(
-                self.workspace, self.ledger, self.ledger.settings, self.decisive, settings, "label", self.teacher.schema
-            )
-            self.ledger.forget_failures(listing.keys)
-            account.open(measure_bytes(settings.out).total_bytes, self.workspace.ledger)
             self._plan(listing)
             self._stack = stack.pop_all()
 
     def _plan(self, listing: Listing) -> None:
+        """Decide what is to do, and only then write: a run that is refused leaves the folder as it was."""
+        settings, workspace, ledger, schema = self.settings, self.workspace, self.ledger, self.teacher.schema
+        refuse_foreign(workspace, ledger, ledger.settings, self.decisive, settings)
         store = None
-        if self.settings.keep != "none":
-            form = StoreForm(self.settings.keep, self.settings.keep_steps, self.teacher.schema.names)
-            store = claim_store(self.workspace, form)
-        self.plan = make_plan(listing, self.ledger, self.workspace, self.digest, store)
+        if settings.keep != "none":
+            store = find_store(workspace, StoreForm(settings.keep, settings.keep_steps, schema.names))
+        self.plan = make_plan(listing, ledger, workspace, self.digest, store)
+        used, to_write = measure_bytes(settings.out).total_bytes, bool(self.plan.to_do or self.plan.refused)
+        self._account.open(used, workspace.ledger, to_write=to_write)
+        claim(workspace, ledger, ledger.settings, self.decisive, settings, "label", schema)
+        ledger.forget_failures(listing.keys)
         keys = [item.key for item in self.plan.to_do]
-        self._keeper = None if store is None else StoreWriter.open(self.workspace, store, self.ledger, keys)
+        self._keeper = None if store is None else StoreWriter.open(workspace, store, ledger, keys)
         if store is None:
-            self.ledger.take_slots(keys)  # an earlier run was to keep what this one does not
+            release_slots(workspace, ledger, keys)  # an earlier run was to keep what this one does not
         self.summary = LabelSummary(total=self.plan.total, skipped=len(self.plan.done))
         for entry in self.plan.done:
             self.summary.add_label(entry)
-        self.forecast = Forecast(self.workspace, len(self.plan.done), len(self.plan.to_do))
+        record_plan(workspace, ledger, self.plan.total, len(self.plan.done))
+        self._account.settle(rows=0)
+        left = len(self.plan.to_do) + len(self.plan.refused)
+        self.forecast = Forecast(workspace, self.plan.done, left, settings.png)
+
+    @property
+    def thresholds_off_grid(self) -> tuple[float, ...]:
+        """Of the run's thresholds, those that what it keeps cannot tell; none where it keeps nothing."""
+        if self._rule.keep == "none":
+            return ()
+        return tuple(sorted({t for t in self._rule.thresholds if not is_on_grid(t, self._rule.steps)}))
 
     @property
     def used_bytes(self) -> int:
         """Bytes of all files of the run, with those that are reserved."""
-        assert self.workspace.account is not None, "the run has opened one"
-        return self.workspace.account.used
+        return self._account.used
 
     def __enter__(self) -> Self:
         return self
@@ -219,7 +180,8 @@ class LabelRun:
             finally:
                 # reached with work left only after an error or Ctrl-C: what was labelled is recorded all the same
                 decoders.shutdown(cancel_futures=True)
-                self._commit([f.result() for f in writing if f.exception() is None])
+                with suppress(BudgetError):  # it is on its way already
+                    self._commit([f.result() for f in writing if f.exception() is None])
                 list_failures(self.workspace, self.ledger)
 
     def _record(self, writing: deque[Future[Entry]], keep: int) -> list[Entry]:
@@ -234,13 +196,25 @@ class LabelRun:
         return entries
 
     def _commit(self, entries: list[Entry]) -> None:
-        if entries:
-            self.ledger.commit(entries)
-            assert self.workspace.account is not None, "the run has opened one"
-            self.workspace.account.settle(rows=sum(entry.status == "done" for entry in entries))
-            for entry in entries:
+        """Record entries; failures that there is no room for are left out, and end the run."""
+        full: BudgetError | None = None
+        recorded = []
+        for entry in entries:
+            if entry.status == "failed":
+                try:
+                    self._account.reserve(0, rows=1)
+                except BudgetError as error:
+                    full = error
+                    continue
+            recorded.append(entry)
+        if recorded:
+            self.ledger.commit(recorded)
+            self._account.settle(rows=len(recorded))
+            for entry in recorded:
                 self.summary.add(entry)
                 self.forecast.add(entry)
+        if full is not None:
+            raise full
 
     def _label(self, group: list[Decoded], encoders: ThreadPoolExecutor) -> Iterator[Future[Entry]]:
         """Label images of one size and hand them to the encoders; a failure costs its image alone."""

@@ -14,7 +14,7 @@ from pipeline.settings import settings_digest
 from storage.errors import SettingsError, WorkspaceError
 from storage.layouts import LabelFile, Layout, list_labels, pairing_key
 from storage.ledger import Ledger, file_agrees, label_agrees
-from storage.schema import Ids
+from storage.schema import ClassSchema, Ids
 from storage.workspace import Workspace
 
 FILES_OF_PARENTS = ("coarse_labels", "auto_labels")
@@ -32,15 +32,16 @@ class MergePlan:
     """Pairs that cannot be merged as things lie: (key, reason)."""
 
 
-def list_pairs(coarse: Path, auto: Path, layout: Layout, ids: Ids | None) -> tuple[LabelPair, ...]:
+def list_pairs(coarse: Path, auto: Path, layout: Layout, ids: Ids | None, schema: ClassSchema) -> tuple[LabelPair, ...]:
     """Pair the labels of two sets, sorted by key; every label of either is in one pair.
 
     Raises:
         MissingFileError: there is no such folder.
         LayoutError: a set holds no labels, or two of one image.
+        SchemaError: a RUN has other classes.
         WorkspaceError: a RUN's ledger cannot be read.
     """
-    human, teacher = list_labels(coarse, layout, ids), list_labels(auto, layout, ids)
+    human, teacher = (list_labels(folder, layout, ids, schema) for folder in (coarse, auto))
     images = {}
     if (run := Workspace.holding(auto)) is not None:
         with Ledger(run.ledger, read_only=True) as ledger:

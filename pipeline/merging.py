@@ -23,7 +23,7 @@ from pipeline.merge_plan import (
     parent_identity,
     refuse_overlap,
 )
-from pipeline.run_folder import claim, list_failures, opened_run
+from pipeline.run_folder import claim, list_failures, opened_run, record_plan
 from pipeline.settings import Settings, settings_digest
 from pipeline.threads import work_and_record
 from storage.errors import SettingsError
@@ -114,7 +114,7 @@ class MergeRun:
         self.schema: ClassSchema = load_schema(settings.classes)
         union = _class_indices(settings.union_classes, self.schema)
         refuse_overlap(self.workspace, (settings.coarse, settings.auto))
-        pairs = list_pairs(settings.coarse, settings.auto, settings.layout, settings.ids)
+        pairs = list_pairs(settings.coarse, settings.auto, settings.layout, settings.ids, self.schema)
         self.decisive = self._decisive_settings(pairs, union)
         self.digest = settings_digest(self.decisive)
         self._merger = PairMerger(
@@ -140,6 +140,7 @@ class MergeRun:
             self._marks: dict[str, Marks] = {}
             for done in self.plan.done:
                 self._count(done)
+            record_plan(self.workspace, self.ledger, self.summary.total, self.summary.skipped)
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:

@@ -6,18 +6,25 @@ The result is a RUN like any other, with the settings and the digest that `label
 
 import os
 import time
-import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from pydantic import Field
 
-from pipeline.labelling import LabelSummary, label_provenance
+from pipeline.labelling import LabelSummary
 from pipeline.plan import Plan
-from pipeline.run_folder import claim, list_failures, opened_run, publish_label, reason_to_keep
-from pipeline.settings import LabelSettings, Settings, Threshold, settings_digest, thresholds_by_class
+from pipeline.provenance import label_provenance
+from pipeline.run_folder import claim, list_failures, opened_run, publish_label, reason_to_keep, record_plan
+from pipeline.settings import (
+    LabelSettings,
+    Settings,
+    Threshold,
+    read_label_settings,
+    settings_digest,
+    thresholds_by_class,
+)
 from pipeline.threads import work_and_record
 from storage.clean_up import remove_small_components
 from storage.errors import LabelError, MissingFileError, SettingsError, WorkspaceError
@@ -25,7 +32,7 @@ from storage.label_map import LabelMap
 from storage.label_png import Preset
 from storage.ledger import Entry, Ledger, label_agrees
 from storage.schema import load_schema
-from storage.soft_store import SoftStore, apply_thresholds, level_of
+from storage.soft_store import SoftStore, apply_thresholds, is_on_grid, level_of
 from storage.workspace import Workspace
 
 
@@ -36,8 +43,8 @@ class RethresholdSettings(Settings):
     """A run of `label` with kept confidence."""
     threshold: Threshold | None = None
     """Of all classes but those below; None: the run's own."""
-    class_thresholds: dict[str, Threshold] = Field(default_factory=dict)
-    """Thresholds of classes that have one of their own, by class name; the run's own class thresholds do not stay."""
+    class_thresholds: dict[str, Threshold] | None = None
+    """Thresholds of classes that have one of their own, by class name; None: the run's."""
     png: Preset | None = None
     """How hard the label PNGs are compressed; None: as the run's."""
     workers: int | None = Field(None, ge=1, le=256)
@@ -60,6 +67,8 @@ class RethresholdRun:
 
     plan: tuple[Entry, ...]
     """The run's entries whose labels are to be made again."""
+    without_label: int
+    """Items that have no label in the run, and will have none here."""
 
     def __init__(self, settings: RethresholdSettings) -> None:
         self.settings = settings
@@ -75,10 +84,11 @@ class RethresholdRun:
         with ExitStack() as stack:
             parent = stack.enter_context(Ledger(self._parent.ledger, read_only=True))
             self.schema = load_schema(str(self._parent.classes))
-            self.label_settings = self._label_settings()
+            self.label_settings = self._label_settings(parent)
             self.decisive = self._decisive_settings(parent)
             self.digest = settings_digest(self.decisive)
             self._thresholds = self._class_thresholds()
+            self._theirs = self._thresholds_of_the_run(parent)
             self._provenance = label_provenance(self.decisive, self.schema)
             self.ledger = stack.enter_context(opened_run(self.workspace))
             claim(
@@ -107,18 +117,13 @@ class RethresholdRun:
                 f"--out {self.workspace.root} and {self._parent.root} lie in each other; choose another"
             )
 
-    def _label_settings(self) -> LabelSettings:
+    def _label_settings(self, parent: Ledger) -> LabelSettings:
         """The settings with which `label` would make the same run."""
-        path = self._parent.settings
-        try:
-            table: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))["label"]
-            before = LabelSettings.checked(**table)
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError, SettingsError) as error:
-            raise WorkspaceError(f"{path}: no settings of `label` that this autocoarse reads: {error}") from error
-        own = self.settings
+        before, own, recorded = read_label_settings(self._parent.settings), self.settings, parent.settings or {}
+        theirs = recorded.get("threshold"), recorded.get("class_thresholds", {})
         changes = {
-            "threshold": before.threshold if own.threshold is None else own.threshold,
-            "class_thresholds": own.class_thresholds,
+            "threshold": theirs[0] if own.threshold is None else own.threshold,
+            "class_thresholds": theirs[1] if own.class_thresholds is None else own.class_thresholds,
             "png": own.png or before.png,
             "keep": "none",
             "budget": None,
@@ -144,14 +149,25 @@ class RethresholdRun:
             level_of(threshold, steps)  # refuses what is not on the grid before anything is written
         return thresholds
 
+    def _thresholds_of_the_run(self, parent: Ledger) -> tuple[float, ...] | None:
+        """The run's own thresholds by class; None where they are off the grid, or its labels were cleaned up since."""
+        settings = parent.settings or {}
+        own = settings.get("class_thresholds", {})
+        assert isinstance(own, dict), "a run records it so"
+        thresholds = tuple(own.get(name, settings.get("threshold")) for name in self.schema.names)
+        exact = all(is_on_grid(threshold, self._store.form.steps) for threshold in thresholds)
+        return thresholds if exact and not settings.get("min_component") else None
+
     def _plan(self, parent: Ledger) -> None:
         to_do: list[Entry] = []
         refused: list[tuple[str, str]] = []
         self.summary = LabelSummary(total=0, skipped=0)
         keys = set()
-        for entry in parent:
-            if entry.status != "done":
-                continue  # it has no label in the run, and will have none here
+        entries = list(parent)  # all at once: a run that is at work waits for whoever reads its ledger
+        done = [entry for entry in entries if entry.status == "done"]
+        planned = (parent.plan or {}).get("total", 0)
+        self.without_label = max(planned, len(entries)) - len(done)
+        for entry in done:
             keys.add(entry.key)
             made = self.ledger.get(entry.key)
             label = self.workspace.label_path(entry.key)
@@ -165,6 +181,7 @@ class RethresholdRun:
         self.summary.total = len(keys)
         self.plan, self._refused = tuple(to_do), tuple(refused)
         self.ledger.forget_failures(frozenset(keys))
+        record_plan(self.workspace, self.ledger, self.summary.total, self.summary.skipped)
 
     def _is_current(self, made: Entry, entry: Entry) -> bool:
         same = made.settings_digest == self.digest and made.image_sha256 == entry.image_sha256
@@ -215,5 +232,12 @@ class RethresholdRun:
         if slot is None:
             raise LabelError(f"{entry.key}: no confidence is kept for this image; label it again with --keep")
         planes = self._store.read(slot, (entry.height, entry.width))
+        if self._theirs is not None:
+            own = LabelMap(apply_thresholds(planes, self._theirs, self._store.form.steps), len(self.schema))
+            if tuple(own.counts[: len(self.schema)].tolist()) != entry.counts:
+                raise LabelError(
+                    f"{entry.key}: what is kept is not of the run's own label; `autocoarse verify {self._parent.root} "
+                    f"--repair` returns it to the plan, and `label` makes it again"
+                )
         values = apply_thresholds(planes, self._thresholds, self._store.form.steps)
         return remove_small_components(LabelMap(values, len(self.schema)), self.label_settings.min_component)

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.budget import FolderBytes
+from storage.budget import LEDGER_BYTES, FolderBytes
 from storage.errors import AutocoarseError, SettingsError
 from storage.image_reader import read_image_size
 from storage.layouts import Layout, list_images
 from storage.ledger import Ledger
 from storage.run_form import RunForm
+from storage.shard import Shard
 from storage.soft_formats import SOFT_FORMATS
 from storage.workspace import Workspace
 
@@ -109,7 +110,7 @@ def _label_pixels(root: Path) -> Iterator[int]:
 
 
 def project(root: Path, found: FolderBytes, ledger: LedgerCounts | str) -> Projection | str:
-    """What a run will take once every image of its set is labelled, or why that cannot be said.
+    """What a run will take once every image of its set, or of its shard, is labelled, or why that cannot be said.
 
     Args:
         root: folder of the run.
@@ -122,23 +123,28 @@ def project(root: Path, found: FolderBytes, ledger: LedgerCounts | str) -> Proje
         return "no label is done yet"
     workspace = Workspace(root)
     try:
-        images, layout = _images_of(workspace.settings)
-        keys = list_images(images, layout, exclude=[root, workspace.labels]).keys
+        images, layout, shard = _images_of(workspace.settings)
+        keys = list_images(images, layout, exclude=[root, workspace.labels]).of_shard(shard).keys
     except (AutocoarseError, OSError) as error:
         return str(error)
     left = len(keys - ledger.keys)
     if not left:
         return "every image is labelled"
-    each = (ledger.label_bytes + found.store_bytes + found.ledger_bytes) / len(ledger.keys)
+    rows = max(0, found.ledger_bytes - LEDGER_BYTES)  # an empty ledger takes room as well, but only once
+    each = (ledger.label_bytes + found.store_bytes + rows) / len(ledger.keys)
     return Projection(len(ledger.keys), left, each, round(found.total_bytes + left * each))
 
 
-def _images_of(settings: Path) -> tuple[Path, Layout]:
+def _images_of(settings: Path) -> tuple[Path, Layout, Shard | None]:
     try:
-        table = tomllib.loads(settings.read_text("utf-8"))["label"]
+        content = tomllib.loads(settings.read_text("utf-8"))
+        if "label" not in content:
+            raise SettingsError(f"a run of `{next(iter(content), '?')}` has no images of its own to count")
+        table = content["label"]
         images, layout = Path(table["images"]), table.get("layout", "folder")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        shard = Shard.parse(table["shard"]) if "shard" in table else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsError(f"{settings} does not say which images the run is to label: {error!r}") from error
     if not images.is_absolute() and not images.is_dir():
         raise SettingsError(f"the run's images {images} are not found from here; run this where `label` was run")
-    return images, "cityscapes" if layout == "cityscapes" else "folder"
+    return images, "cityscapes" if layout == "cityscapes" else "folder", shard

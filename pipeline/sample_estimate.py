@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 
 from pipeline.sample_measure import KEEPS, PRESETS, Measurement
 from pipeline.stratified import Interval, Stratum, draw, estimate_total
+from storage.account import MARGIN
 from storage.budget import ledger_bytes
 from storage.errors import ImageError, LayoutError
 from storage.image_reader import read_image_size
@@ -138,10 +139,10 @@ class SampleEstimate:
             png: preset of its labels.
             keep: what it keeps beside them.
         """
-        run = self.together[png, keep]
-        if run.total > budget:
+        run, room = self.together[png, keep], budget - MARGIN  # what `label --budget` gives out
+        if run.total > room:
             return "over"
-        return "fits" if run.high <= budget else "uncertain"
+        return "fits" if run.high <= room else "uncertain"
 
     def fitting(self, budget: int, png: Preset, keep: Keep) -> tuple[tuple[Preset, Keep], ...]:
         """What would surely fit instead and lose the least: the choices with no more kept, the most kept first."""

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.labelling import decisive_settings, label_provenance
+from pipeline.provenance import decisive_settings, label_provenance
 from pipeline.settings import LabelSettings, thresholds_by_class
 from storage.clean_up import remove_small_components
 from storage.errors import LabelError

@@ -47,7 +47,14 @@ class Collection:
 
 
 def collect_samples(
-    images: Path, labels: Path, kind: Kind, layout: Layout = "folder", ids: Ids | None = None, *, partial: bool
+    images: Path,
+    labels: Path,
+    kind: Kind,
+    layout: Layout = "folder",
+    ids: Ids | None = None,
+    *,
+    partial: bool,
+    schema: ClassSchema | None = None,
 ) -> Collection:
     """Pair the images of a folder with the labels of another.
 
@@ -58,9 +65,11 @@ def collect_samples(
         layout: how the data set lies on disk.
         ids: what label values are; None means class indices, or what a Cityscapes file's name says.
         partial: whether images may lack a label, as after a labelling run with failed items.
+        schema: the classes that the labels are to be read as; a RUN must be of these. None: not known here.
 
     Raises:
         MissingFileError: there is no such folder.
+        SchemaError: the labels are a RUN's of other classes.
         LayoutError: images share a key or have none, no image has a label, or one has none and `partial` is false.
     """
     listing = list_images(images, layout)
@@ -69,7 +78,7 @@ def collect_samples(
     by_key: Mapping[str, Path] = {pairing_key(item.key): item.image for item in listing.items}
     if len(by_key) < len(listing.items):
         raise LayoutError(f"{images}: {len(listing.items)} images have {len(by_key)} different keys; rename the others")
-    label_of = list_labels(labels, layout, ids)
+    label_of = list_labels(labels, layout, ids, schema)
     paired = sorted(by_key.keys() & label_of.keys())
     unlabelled = sorted(by_key.keys() - label_of.keys())
     if not paired:

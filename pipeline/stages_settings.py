@@ -143,6 +143,7 @@ class RunSettings(Settings):
         schema = load_schema(self.classes)
         for table, names in (
             ("teacher", self.teacher.boost_classes),
+            ("label", self.label.class_thresholds),
             ("merge", self.merge and self.merge.union_classes),
             ("student", self.student.boost_classes),
         ):

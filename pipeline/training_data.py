@@ -40,7 +40,7 @@ class TrainingData:
     """What a checkpoint records: sha256 of each image file -> key, also of those that the start weights know."""
 
 
-def collect(settings: TrainSettings) -> tuple[list[Sample], tuple[Sample, ...], list[str]]:
+def collect(settings: TrainSettings, schema: ClassSchema) -> tuple[list[Sample], tuple[Sample, ...], list[str]]:
     """The samples of all kinds, those to validate on, and what is worth saying about them.
 
     Raises:
@@ -54,7 +54,10 @@ def collect(settings: TrainSettings) -> tuple[list[Sample], tuple[Sample, ...], 
         images, labels = getattr(settings, f"{name}_images"), getattr(settings, f"{name}_labels")
         if images is None:
             continue
-        collection = collect_samples(images, labels, kind, settings.layout, settings.ids, partial=name != "fine")
+        partial = name != "fine"
+        collection = collect_samples(
+            images, labels, kind, settings.layout, settings.ids, partial=partial, schema=schema
+        )
         if left_out := len(collection.images_without_label):
             warnings.append(f"{left_out} images of {images} have no {kind} label and are left out")
         if name == "val":

@@ -55,12 +55,26 @@ class VerifySummary:
     """Problems by kind."""
     damaged: int = 0
     """Problems that are damage."""
+    of_items: int = 0
+    """Damage that is an item's, which a repair may return to the plan."""
     left: int = 0
     """Items that are failed, unfinished or refused."""
-    problems: list[Problem] = field(default_factory=list)
-    """The first `PROBLEMS_KEPT`."""
+    damage: list[Problem] = field(default_factory=list)
+    """The first `PROBLEMS_KEPT` that are damage."""
+    others: list[Problem] = field(default_factory=list)
+    """The first `PROBLEMS_KEPT` that are none: thousands of images not labelled yet must not hide the damage."""
     repaired: Repaired | None = None
     """What a repair did; None where none was asked for."""
+
+    @property
+    def problems(self) -> list[Problem]:
+        """The problems that are kept, damage first."""
+        return self.damage + self.others
+
+    @property
+    def to_make(self) -> int:
+        """Items that the next run is to make, or that it has to try again."""
+        return self.left + (0 if self.repaired is None else len(self.repaired.returned))
 
     @property
     def beyond_repair(self) -> int:
@@ -74,9 +88,11 @@ class VerifySummary:
             return
         self.kinds[problem.kind] += 1
         self.damaged += problem.damage
+        self.of_items += problem.damage and is_label
         self.left += problem.kind in ("failed", "unfinished", "refused")
-        if len(self.problems) < PROBLEMS_KEPT:
-            self.problems.append(problem)
+        kept = self.damage if problem.damage else self.others
+        if len(kept) < PROBLEMS_KEPT:
+            kept.append(problem)
 
 
 class Verification:
@@ -179,8 +195,7 @@ class Verification:
             self.summary.repaired = self._repair(damaged, others)
 
     def _repair(self, damaged: list[str], others: list[Problem]) -> Repaired:
-        unknown = self.source.listing is None and self.source.command in ("label", "")
-        lost = frozenset(self._account.done) if unknown else self._account.orphans
+        lost = self._account.orphans if self.source.can_make_again else frozenset(self._account.done)
         repair = Repair(self.workspace, self._ledger, self._check.digest, self._check.store, self._slots, lost)
         return repair.run(damaged, others)
 

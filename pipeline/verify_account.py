@@ -14,6 +14,7 @@ from pipeline.verify_problem import Problem
 from storage.errors import LayoutError, MissingFileError, WorkspaceError
 from storage.layouts import Listing, list_images
 from storage.ledger import Ledger
+from storage.shard import Shard
 from storage.workspace import Workspace
 
 
@@ -26,11 +27,13 @@ class Source:
     folder: Path | None
     """Of the images."""
     listing: Listing | None
-    """The images; None where there are none to compare with."""
+    """The images, of a shard its own; None where there are none to compare with."""
     absence: str
     """Why there are none; empty where there are."""
     problem: Problem | None = None
     """What is wrong with the settings."""
+    can_make_again: bool = True
+    """Whether what the labels are made from is there: the images, or the labels that were merged."""
 
     @classmethod
     def of(cls, workspace: Workspace) -> Self:
@@ -39,8 +42,10 @@ class Source:
         try:
             command, table = next(iter(tomllib.loads(path.read_text("utf-8")).items()))
             if command != "label":
-                return cls(command, None, None, f"a run of `{command}` has no images of its own")
+                there = all(Path(table[name]).is_dir() for name in ("coarse", "auto"))
+                return cls(command, None, None, f"a run of `{command}` has no images of its own", None, there)
             folder, out, layout = Path(table["images"]), Path(table["out"]), table.get("layout", "folder")
+            shard = Shard.parse(table["shard"]) if "shard" in table else None
         except FileNotFoundError:
             return cls._without(Problem("missing", path.name, "there are no settings of the run"))
         except (OSError, ValueError, LookupError, TypeError, AttributeError, StopIteration) as error:
@@ -48,12 +53,12 @@ class Source:
         try:
             listing = list_images(folder, layout, [out, workspace.root, workspace.labels])
         except (MissingFileError, LayoutError) as error:
-            return cls(command, folder, None, str(error))
-        return cls(command, folder, listing, "")
+            return cls(command, folder, None, str(error), None, can_make_again=False)
+        return cls(command, folder, listing.of_shard(shard), "")
 
     @classmethod
     def _without(cls, problem: Problem) -> Self:
-        return cls("", None, None, f"{problem.key}: {problem.reason}", problem)
+        return cls("", None, None, f"{problem.key}: {problem.reason}", problem, can_make_again=False)
 
 
 @dataclass(frozen=True, slots=True)

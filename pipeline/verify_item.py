@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.merge_pair import ImageMark, LabelPair, Mark, Marks, pair_digest
 from pipeline.merge_plan import compared_settings
@@ -96,19 +97,28 @@ class ItemCheck:
             yield Problem("undecodable", key, f"the label cannot be read: {error.strerror or error}")
             return
         image, unreadable = _image_size(subject.image)
-        yield from self._size_problems(entry, label, image)
-        yield from self._value_problems(entry, label)
+        replaced = not unreadable and subject.image is not None and not image_agrees(entry, subject.image)
+        yield from self._size_problems(entry, label, None if replaced else image)
+        counts = self._count(label)
+        if isinstance(counts, str):
+            yield Problem("illegal value", key, f"the label {counts}")
+            return
         yield from self._settings_problems(subject, label)
-        if len(content) != entry.bytes:
-            yield Problem("altered", key, f"the label has {len(content)} bytes, recorded are {entry.bytes}")
-        if hashlib.sha256(content).hexdigest() != entry.sha256:
-            yield Problem("altered", key, "the label's hash is not the one recorded")
+        yield from self._alterations(entry, content, counts)
         if subject.slot is not None and self.store is not None:
             yield from self._chunk_problems(subject, label, subject.slot, self.store)
         if unreadable:
             yield Problem("unfinished", key, f"its image was damaged since: {unreadable}", damage=False)
-        elif subject.image is not None and not image_agrees(entry, subject.image):
+        elif replaced:
             yield Problem("unfinished", key, "its image was replaced since; the next run does it again", damage=False)
+
+    def _alterations(self, entry: Entry, content: bytes, counts: npt.NDArray[np.int64]) -> Iterator[Problem]:
+        if tuple(counts[: len(self.form.names)].tolist()) != entry.counts or int(counts[IGNORE]) != entry.ignored:
+            yield Problem("altered", entry.key, "the label's pixels by class are not those recorded")
+        if len(content) != entry.bytes:
+            yield Problem("altered", entry.key, f"the label has {len(content)} bytes, recorded are {entry.bytes}")
+        if hashlib.sha256(content).hexdigest() != entry.sha256:
+            yield Problem("altered", entry.key, "the label's hash is not the one recorded")
 
     def _size_problems(self, entry: Entry, label: ProvenLabel, image: tuple[int, int] | None) -> Iterator[Problem]:
         height, width = label.size
@@ -117,17 +127,16 @@ class ItemCheck:
                 reason = f"the label is {width}x{height}, {what} {size[1]}x{size[0]}"
                 yield Problem("wrong size", entry.key, reason)
 
-    def _value_problems(self, entry: Entry, label: ProvenLabel) -> Iterator[Problem]:
+    def _count(self, label: ProvenLabel) -> npt.NDArray[np.int64] | str:
+        """Pixels by class index or ignore, (256,); or which value is illegal."""
         present = np.flatnonzero(label.counts).astype(np.uint8)
         try:
             indices = self.form.to_indices(present)  # of each value once: a hundred times fewer than of each pixel
         except LabelError as error:
-            yield Problem("illegal value", entry.key, f"the label {error}")
-            return
+            return str(error)
         counts = np.zeros(256, np.int64)
         np.add.at(counts, indices, label.counts[present])
-        if tuple(counts[: len(self.form.names)].tolist()) != entry.counts or int(counts[IGNORE]) != entry.ignored:
-            yield Problem("altered", entry.key, "the label's pixels by class are not those recorded")
+        return counts
 
     def _settings_problems(self, subject: Subject, label: ProvenLabel) -> Iterator[Problem]:
         key, found = subject.entry.key, label.provenance.get("settings")

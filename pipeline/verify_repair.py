@@ -71,7 +71,7 @@ class Repair:
     def _delete(self, key: str) -> str:
         """Delete an item's label and chunk; or say why not: not the run's own, or nothing could make them again."""
         if key in self.lost:
-            return "its image is not there to make it from again; bring the image back, or the label from a backup"
+            return "what it was made from is not there to make it again; bring that back, or the label from a backup"
         try:
             label = self.workspace.label_path(key)
         except WorkspaceError as error:

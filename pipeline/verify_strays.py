@@ -86,7 +86,8 @@ class StrayFinder:
             return Problem("stray", where, reason, damage=False)
         if own and path.suffix == ".png" and (key in self.listed or path not in copies):
             reason = f"a label of {key} that this run made and has not recorded"
-            return Problem("stray", where, reason, damage=False, own=_is_utf8(key))
+            # deleted by a repair only where the next run can make it again
+            return Problem("stray", where, reason, damage=False, own=key in self.listed and _is_utf8(key))
         if path in copies:
             return Problem("duplicate", where, f"a second label of {copies[path]}")
         return Problem("stray", where, "no item of the run has this label" + ("" if own else "; not made by this run"))
@@ -105,13 +106,14 @@ class StrayFinder:
             if store is None or slot is None:
                 yield Problem("stray", self._name(path), "no file of a store of confidence")
             elif key is None:
-                yield Problem("stray", self._name(path), f"no item has slot {slot}")
+                yield Problem("stray", self._name(path), f"no item has slot {slot}", damage=False, own=True)
             else:
                 entry = self.ledger.get(key)
                 if entry is None or entry.status != "done":
                     continue  # the next run writes it again
                 if path != store.chunk_path(slot, (entry.height, entry.width)):
-                    yield Problem("stray", self._name(path), f"slot {slot} is of {key}, whose chunk lies elsewhere")
+                    reason = f"slot {slot} is of {key}, whose chunk lies elsewhere"
+                    yield Problem("stray", self._name(path), reason, damage=False, own=True)
 
     def _elsewhere(self) -> Iterator[Problem]:
         """Whatever else lies in the RUN; a folder is told once."""
@@ -126,9 +128,11 @@ class StrayFinder:
             if images is not None and images.is_relative_to(path.resolve()):
                 continue
             if not path.is_dir():
-                yield Problem("stray", self._name(path), "no file that a run makes")
+                yield Problem("stray", self._name(path), "no file that a run makes", damage=False)
             elif count := sum(1 for _ in _files(path)):
-                yield Problem("stray", self._name(path), f"no folder that a run makes; files in it: {count}")
+                yield Problem(
+                    "stray", self._name(path), f"no folder that a run makes; files in it: {count}", damage=False
+                )
 
     def _name(self, path: Path) -> str:
         name = path.relative_to(self.workspace.root).as_posix()

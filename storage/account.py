@@ -11,7 +11,7 @@ from storage.errors import BudgetError
 LEDGER_ROW = 2048
 """Bytes that a ledger grows by for an entry at most, of a few hundred classes, until it is measured again."""
 
-MARGIN = 64 * 1024
+MARGIN = 64_000
 """Bytes that are never given out: the ledger's journal while it commits, the list of failures, half-filled pages."""
 
 
@@ -41,23 +41,25 @@ class ByteAccount:
         with self._lock:
             return sum(self._watched.values())
 
-    def open(self, used: int, ledger: Path) -> None:
+    def open(self, used: int, ledger: Path, *, to_write: bool = True) -> None:
         """Say what is there already.
 
         Args:
             used: bytes of all files, the ledger's among them.
             ledger: file that grows by itself.
+            to_write: whether anything is to be written.
 
         Raises:
-            BudgetError: that is more than the limit, or leaves no room for a label.
+            BudgetError: that leaves no room for what is to be written.
         """
         with self._lock:
             self._watched = {ledger: _size(ledger)}
             self._used = used - self._watched[ledger]
-        if self.limit is not None and used + MARGIN > self.limit:
+        if to_write and self.limit is not None and used + MARGIN > self.limit:
             raise BudgetError(
-                f"a budget of {self.limit} bytes has no room for labels: the run's files take {used} bytes already, "
-                f"and {MARGIN} are kept free for its ledger; give a larger --budget"
+                f"a budget of {_kb(self.limit)} leaves no room for labels: ledger, settings and what is there take "
+                f"{_kb(used)}, and {_kb(MARGIN)} are kept free for the ledger; give a larger --budget, of more than "
+                f"{_kb(used + MARGIN)}"
             )
 
     def reserve(self, count: int, rows: int = 0) -> None:
@@ -72,10 +74,11 @@ class ByteAccount:
         """
         with self._lock:
             used = self._used + (self._rows + rows) * LEDGER_ROW + sum(self._watched.values()) + count
-            if self.limit is not None and count > 0 and used + MARGIN > self.limit:
+            more = count + rows * LEDGER_ROW
+            if self.limit is not None and more > 0 and used + MARGIN > self.limit:
                 raise BudgetError(
-                    f"the budget of {self.limit} bytes is used up: the run's files take {used - count} and the next "
-                    f"label would take {count} more"
+                    f"the budget of {_kb(self.limit)} is used up: the run's files take {_kb(used - more)}, "
+                    f"{_kb(MARGIN)} are kept free for the ledger, and what is next would take {_kb(more)}"
                 )
             self._used += count
             self._rows += rows
@@ -96,3 +99,7 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def _kb(count: int) -> str:
+    return f"{count / 1000:,.1f} KB"

@@ -190,6 +190,11 @@ def read_label_values(path: Path) -> npt.NDArray[np.uint8]:
         LabelError: it is no PNG of 8-bit values; colours are refused, as are gray files of another depth, whose
             values a reader would stretch.
     """
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[npt.NDArray[np.uint8], dict[str, str | float]]:
+    """The raw values of a label file, and its provenance."""
     try:
         with path.open("rb") as file:
             header = file.read(26)
@@ -203,11 +208,15 @@ def read_label_values(path: Path) -> npt.NDArray[np.uint8]:
                 f"indices are the classes. If it holds class colours, turn them into class indices first"
             )
         with Image.open(path, formats=["PNG"]) as image:
-            return np.array(image, dtype=np.uint8)
+            values = np.array(image, dtype=np.uint8)
+            return values, _parsed_provenance(image)
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
         if isinstance(error, LabelError | FileNotFoundError):
             raise
-        raise LabelError(f"{path}: cannot be read as a label: {error}") from error
+        raise LabelError(
+            f"{path}: cannot be read as a label: {error}; if a RUN holds it, `autocoarse verify RUN --repair` returns "
+            f"it to the plan"
+        ) from error
 
 
 def read_label_png(
@@ -225,14 +234,19 @@ def read_label_png(
         The label; source ids that the schema does not know are ignore, and counted in `unknown`.
 
     Raises:
-        LabelError: it cannot be read, holds a value that is no class index, or has another size; the message names
-            the file.
+        LabelError: it cannot be read, holds a value that is no class index, has another size, or says that its source
+            ids are of other classes; the message names the file.
     """
-    values = read_label_values(path)
+    values, provenance = _read(path)
     if size is not None and values.shape != size:
         raise LabelError(
             f"{path}: is {values.shape[1]}x{values.shape[0]}, expected {size[1]}x{size[0]}; "
             f"a label must have the size of its image"
+        )
+    if ids == "source" and provenance.get("classes", schema.digest) != schema.digest:
+        raise LabelError(
+            f"{path}: holds source ids of other classes than those of {schema.name!r}; a RUN keeps its own in "
+            f"classes.json: give that as --classes"
         )
     unknown = int(np.count_nonzero(schema.unknown_source_ids[values])) if ids == "source" else 0
     try:
@@ -252,11 +266,14 @@ def read_provenance(path: Path) -> dict[str, str | float]:
     try:
         with Image.open(file, formats=["PNG"]) as image:
             image.load()
-            text = image.info.get(PROVENANCE_KEYWORD, "")
+            return _parsed_provenance(image)
     except (OSError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError) as error:
         raise LabelError(f"{path}: cannot be read as a PNG: {error}") from error
+
+
+def _parsed_provenance(image: Image.Image) -> dict[str, str | float]:
     try:
-        content = json.loads(text)
-    except ValueError:
+        content = json.loads(image.info.get(PROVENANCE_KEYWORD, ""))
+    except (TypeError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -3,15 +3,16 @@
 It knows neither the files nor the schema that the classes came from: a run can be read without either.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from storage.errors import LabelError, WorkspaceError
+from storage.errors import LabelError, SchemaError, WorkspaceError
 from storage.schema import IGNORE, ClassSchema, Ids
 
 
@@ -24,6 +25,30 @@ def source_id_settings(schema: ClassSchema) -> dict[str, object]:
 def ids_of_run(settings: Mapping[str, Any] | None) -> Ids:
     """What the values of a run's label files are, as its ledger's settings say."""
     return "source" if settings and "written_ids" in settings else "class"
+
+
+def refuse_other_classes(run: Path, settings: Mapping[str, Any] | None, schema: ClassSchema) -> None:
+    """Never read a run's labels as other classes than its own.
+
+    Args:
+        run: its folder, for the message.
+        settings: of its ledger; a run that does not say its classes is believed.
+        schema: the classes that it is to be read as.
+
+    Raises:
+        SchemaError: the run's are others, or in another order.
+    """
+    names = (settings or {}).get("classes")
+    if isinstance(names, list) and tuple(names) != schema.names:
+        raise SchemaError(
+            f"{run} has labels of the classes {_short(names)}, asked for were those of {schema.name!r}, "
+            f"{_short(schema.names)}; a RUN keeps its own in {run / 'classes.json'}: give that, or its name, as "
+            f"--classes"
+        )
+
+
+def _short(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f", ... ({len(names)})" if len(names) > 4 else "")
 
 
 @dataclass(frozen=True)

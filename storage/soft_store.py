@@ -6,7 +6,7 @@ metadata of an array, which all of them write alike, and so need no locks.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -59,6 +59,11 @@ def threshold_grid(steps: int) -> npt.NDArray[np.float32]:
     return (np.arange(steps) / steps).astype(np.float32)
 
 
+def is_on_grid(threshold: float, steps: int) -> bool:
+    """Whether a store of so many steps decides a threshold exactly."""
+    return bool(np.any(threshold_grid(steps) == np.float32(threshold)))
+
+
 def level_of(threshold: float, steps: int) -> int:
     """The k of a threshold k / steps.
 
@@ -69,7 +74,7 @@ def level_of(threshold: float, steps: int) -> int:
     (found,) = np.nonzero(grid == np.float32(threshold))
     if not found.size:
         below = max(0, min(steps - 1, int(np.floor(threshold * steps))))
-        near = " and ".join(f"{k / steps:g}" for k in (below, below + 1) if k < steps)
+        near = " and ".join(f"{k / steps!r}" for k in (below, below + 1) if k < steps)
         raise SettingsError(
             f"threshold {threshold:g} is not on the grid of the kept confidence, whose steps are {1 / steps:g}; "
             f"the nearest are {near}"
@@ -224,6 +229,14 @@ class SoftStore:
         parts = path.name.split(".")
         fits = len(parts) == 5 and parts[0] == "c" and parts[2:] == ["0"] * 3 and parts[1].isdecimal()
         return int(parts[1]) if fits else None
+
+    def remove(self, slots: Iterable[int]) -> None:
+        """Delete the chunks of slots, whatever size of image they are of."""
+        unwanted = set(slots)
+        for size in self.array_sizes():
+            for path in self.array_path(size).iterdir():
+                if self.chunk_slot(path) in unwanted:
+                    path.unlink(missing_ok=True)
 
     def read(self, slot: int, size: tuple[int, int]) -> Planes:
         """Read one image's planes.

@@ -112,3 +112,21 @@ def test_settings_files_hold_thresholds_as_a_table(labelling: list[str | Path], 
     again = invoke("label", "--settings", tmp_path / "run/settings.toml", "--json")
     assert again.exit_code == 0, again.output
     assert json.loads(again.stdout)["skipped"] == 2
+
+
+@pytest.mark.parametrize("command", ["evaluate", "merge"])
+def test_source_ids_of_other_classes_are_refused(labelling: list[str | Path], tmp_path: Path, command: str) -> None:
+    """The same names with other ids would give nonsense; the message names the schema that fits."""
+    assert invoke(*labelling, "--ids", "source", "--out", tmp_path / "run").exit_code == 0
+    assert invoke(*labelling, "--out", tmp_path / "truth").exit_code == 0
+    classes = json.loads((tmp_path / "run/classes.json").read_text())
+    for one in classes["classes"]:
+        one["source_ids"] = [one["index"]]
+    (tmp_path / "other.json").write_text(json.dumps(classes))
+    arguments = {
+        "evaluate": ("--labels", tmp_path / "run", "--truth", tmp_path / "truth"),
+        "merge": ("--coarse", tmp_path / "truth", "--auto", tmp_path / "run", "--out", tmp_path / "merged"),
+    }[command]
+    result = invoke(command, *arguments, "--classes", tmp_path / "other.json")
+    assert result.exit_code == 1, result.output
+    assert "give that as --classes" in result.stderr

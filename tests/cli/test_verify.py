@@ -71,11 +71,11 @@ def test_damage_is_named_with_its_key_and_what_to_do_next(run: Path) -> None:
 
 
 def test_repair_says_what_to_run_next_and_that_command_makes_it_sound(run: Path) -> None:
-    """Exit code 0 once all is returned to the plan; the command it names labels it again."""
+    """Exit code 3 once all is returned to the plan; the command it names labels it again."""
     whole = (run / "labels/0.png").read_bytes()
     (run / "labels/0.png").write_bytes(whole[:-30])
     result = invoke("verify", run, "--repair")
-    assert result.exit_code == 0, result.stderr
+    assert result.exit_code == 3, result.stderr
     assert "returned to the plan: 1 items" in result.stdout
     (following,) = [line for line in result.stdout.splitlines() if line.startswith("next: ")]
     result = invoke(*following.removeprefix("next: autocoarse ").split())

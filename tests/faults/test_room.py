@@ -1,12 +1,14 @@
 """A budget and a disk that are too small: a clean stop, nothing torn, and the same files once there is room."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -96,7 +98,57 @@ def test_a_budget_without_room_for_anything_is_refused_at_once(command: list[str
     code, _, told = run(command, tmp_path / "out", "--budget", "10KB")
     assert code == 4
     assert "give a larger --budget" in told
-    assert not list((tmp_path / "out").rglob("*.png"))
+    assert not (tmp_path / "out").exists()
+
+
+class Peak:
+    """The largest number of bytes that a folder had while a thread looked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.bytes, self._stop = folder, 0, threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._stop.is_set():
+            found = 0
+            for path in self.folder.rglob("*"):
+                with contextlib.suppress(OSError):
+                    found += path.stat().st_size
+            self.bytes = max(self.bytes, found)
+
+
+def test_many_slots_and_failures_do_not_pass_the_budget(command: list[str], tmp_path: Path) -> None:
+    """What the ledger grows by counts as well, and is refused before it is written."""
+    for number in range(1500):
+        (tmp_path / f"images/broken image with a rather long name {number}.png").write_bytes(b"no image")
+    for more in ((), ("--keep", "none")):
+        with Peak(tmp_path / "out") as peak:
+            code, _, told = run(command, tmp_path / "out", "--budget", "250KB", *more)
+        assert code == 4, told
+        assert 0 < peak.bytes <= 250_000
+
+
+def test_labels_that_are_made_again_do_not_pass_the_budget(
+    command: list[str], tmp_path: Path, make_image: Callable[..., object]
+) -> None:
+    """While a label is replaced the old one is there as well; even then the limit holds."""
+    out = tmp_path / "out"
+    assert run(command, out)[0] == 0
+    limit = measure_bytes(out).total_bytes + MARGIN + 4000
+    for number in range(IMAGES):
+        make_image(tmp_path / f"images/{number % 3}/{number}.png", (96, 128), 1000 + number)
+    with Peak(out) as peak:
+        code, _, told = run(command, out, "--budget", str(limit))
+    assert code in (0, 4), told
+    assert peak.bytes <= limit
 
 
 @pytest.fixture

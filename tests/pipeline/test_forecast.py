@@ -9,7 +9,9 @@ from pipeline import forecast as module
 from pipeline.forecast import ENOUGH, Forecast
 from pipeline.run_folder import publish_label
 from storage.account import MARGIN, ByteAccount
+from storage.budget import LEDGER_BYTES
 from storage.label_map import LabelMap
+from storage.ledger import Entry
 from storage.workspace import Workspace
 
 
@@ -35,7 +37,7 @@ def make(workspace: Workspace, forecast: Forecast, count: int) -> None:
 
 def test_the_total_is_known_after_a_few_labels(workspace: Workspace) -> None:
     """What each label has taken, for all that are left."""
-    forecast = Forecast(workspace, done=0, left=100)
+    forecast = Forecast(workspace, done=(), left=100)
     assert forecast.total is None
     make(workspace, forecast, ENOUGH)
     assert workspace.account is not None
@@ -44,16 +46,23 @@ def test_the_total_is_known_after_a_few_labels(workspace: Workspace) -> None:
 
 
 def test_a_run_that_is_gone_on_with_knows_at_once(workspace: Workspace) -> None:
-    """Labels of earlier runs are what it goes by."""
+    """Labels of earlier runs are what it goes by, without what an empty run takes; advice comes from them, too."""
     assert workspace.account is not None
-    workspace.account.reserve(1000)
-    assert Forecast(workspace, done=10, left=30).total == 4000
+    make(workspace, Forecast(workspace, done=(), left=10), 10)
+    done = [Entry(key=f"{n}", status="done", settings_digest="", bytes=100) for n in range(10)]
+    workspace.account.reserve(LEDGER_BYTES + 10_000 - workspace.account.used)
+    forecast = Forecast(workspace, done, left=30)
+    assert forecast.total == LEDGER_BYTES + 40_000
+    workspace.account.limit = LEDGER_BYTES + 39_500 + MARGIN
+    shortage = forecast.shortage()
+    assert shortage is not None
+    assert shortage.fitting
 
 
 def test_a_shortage_is_told_once_with_what_would_fit(workspace: Workspace) -> None:
     """The budget is too small for `fast` labels and large enough for smaller ones."""
     assert workspace.account is not None
-    forecast = Forecast(workspace, done=0, left=100)
+    forecast = Forecast(workspace, done=(), left=100)
     make(workspace, forecast, ENOUGH)
     total = forecast.total
     assert total is not None
@@ -68,7 +77,7 @@ def test_a_shortage_is_told_once_with_what_would_fit(workspace: Workspace) -> No
 def test_what_nothing_makes_fit_is_said_so(workspace: Workspace) -> None:
     """Where even the smallest preset is too large, nothing is advised."""
     assert workspace.account is not None
-    forecast = Forecast(workspace, done=0, left=100)
+    forecast = Forecast(workspace, done=(), left=100)
     make(workspace, forecast, ENOUGH)
     workspace.account.limit = workspace.account.used + MARGIN
     shortage = forecast.shortage()
@@ -78,10 +87,23 @@ def test_what_nothing_makes_fit_is_said_so(workspace: Workspace) -> None:
 
 def test_the_disk_counts_where_it_has_less_room(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Free space is a limit like a budget."""
-    forecast = Forecast(workspace, done=0, left=100)
+    forecast = Forecast(workspace, done=(), left=100)
     make(workspace, forecast, ENOUGH)
     monkeypatch.setattr(module, "free_bytes", lambda _: 500)
     shortage = forecast.shortage()
     assert shortage is not None
     assert workspace.account is not None
     assert (shortage.room, shortage.is_budget) == (workspace.account.used + 500, False)
+
+
+def test_the_preset_in_use_is_no_advice(workspace: Workspace) -> None:
+    """What the run does already would not help; small labels, which are mostly provenance, do not hide that."""
+    assert workspace.account is not None
+    forecast = Forecast(workspace, done=(), left=100, preset="smallest")
+    make(workspace, forecast, ENOUGH)
+    total = forecast.total
+    assert total is not None
+    workspace.account.limit = round(0.99 * total) + MARGIN
+    shortage = forecast.shortage()
+    assert shortage is not None
+    assert shortage.fitting == ()

@@ -220,3 +220,50 @@ def test_a_rule_of_the_wrong_length_is_refused(settings: LabelSettings) -> None:
     """One threshold, or one for each class."""
     with pytest.raises(SettingsError, match="got 2 thresholds, expected one, or 3"):
         load_teacher(settings.teacher).decide([], (1.0,), DecisionRule((0.5, 0.5)))
+
+
+def test_what_is_kept_is_of_the_label_that_is_there(
+    settings: LabelSettings, make_image: Callable[..., object], tmp_path: Path
+) -> None:
+    """Images replaced, labelled without keeping, then kept again and stopped at once: no old chunk counts as done."""
+    label(settings)
+    for name, size in {"a/1.png": (40, 56), "b/3.jpg": (33, 47)}.items():
+        make_image(settings.images / name, size, 50)
+    label(settings, keep="none")
+    with LabelRun(settings):
+        pass  # stopped before the first image
+    assert label(settings).labelled == 2
+    label(settings, keep="none", threshold=0.8, out=tmp_path / "labelled")
+    assert rethreshold(settings, tmp_path / "again", threshold=0.8).failed == 0
+    assert files(tmp_path / "again") == files(tmp_path / "labelled")
+
+
+def test_a_chunk_of_another_label_costs_its_image_alone(settings: LabelSettings, tmp_path: Path) -> None:
+    """What does not give the run's own label is refused, with what to do."""
+    label(settings)
+    first, second = sorted((settings.out / "soft/h40w56").glob("c.*"))
+    first.write_bytes(second.read_bytes())
+    summary = rethreshold(settings, tmp_path / "again", threshold=0.8)
+    assert (summary.labelled, summary.failed) == (2, 1)
+    assert "verify" in (tmp_path / "again/failed.txt").read_text()
+
+
+def test_thresholds_that_are_not_given_are_the_runs(settings: LabelSettings, tmp_path: Path) -> None:
+    """Also those by class; an empty table takes them away."""
+    settings = settings.model_copy(update={"class_thresholds": {"pole": 0.9}})
+    label(settings)
+    rethreshold(settings, tmp_path / "small", png="small")
+    label(settings, keep="none", png="small", out=tmp_path / "labelled")
+    assert files(tmp_path / "small") == files(tmp_path / "labelled")
+    rethreshold(settings, tmp_path / "without", class_thresholds={})
+    label(settings, keep="none", class_thresholds={}, out=tmp_path / "plain")
+    assert files(tmp_path / "without") == files(tmp_path / "plain")
+
+
+def test_a_refused_run_leaves_the_folder_as_it_was(settings: LabelSettings) -> None:
+    """Settings that cannot be are not written over those that are there."""
+    label(settings)
+    before = (settings.out / "settings.toml").read_bytes()
+    with pytest.raises(ForeignSettingsError):
+        label(settings, keep="top2", palette=True)
+    assert (settings.out / "settings.toml").read_bytes() == before

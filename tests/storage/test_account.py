@@ -63,12 +63,12 @@ def test_the_ledger_is_measured_once_its_entries_are_in_it(tmp_path: Path) -> No
 
 def test_a_budget_that_is_used_up_before_the_start_is_an_error(tmp_path: Path) -> None:
     """It says what is there and what to do."""
-    with pytest.raises(BudgetError, match=r"take 5000 bytes already.*larger --budget"):
+    with pytest.raises(BudgetError, match=r"take 5\.0 KB, .*larger --budget, of more than 69\.0 KB"):
         opened(MARGIN + 4999, tmp_path / "ledger", used=5000)
 
 
 def test_files_that_belong_together_are_written_all_or_none(tmp_path: Path) -> None:
-    """Where there is no room for all of them none appears; what replaces a file counts by the difference."""
+    """Where there is no room for all of them none appears; what replaces a file needs room while both are there."""
     workspace = Workspace(tmp_path, opened(MARGIN + 100, tmp_path / "ledger"))
     workspace.prepare()
     first, second = workspace.labels / "a.png", workspace.labels / "b/b.png"
@@ -76,10 +76,14 @@ def test_files_that_belong_together_are_written_all_or_none(tmp_path: Path) -> N
         workspace.publish_together([(first, b"x" * 60), (second, b"x" * 60)])
     assert not first.exists()
     workspace.publish_together([(first, b"x" * 60), (second, b"x" * 40)])
-    workspace.publish(first, b"y" * 60)
     with pytest.raises(BudgetError):
-        workspace.publish(first, b"z" * 61)
-    assert first.read_bytes() == b"y" * 60
+        workspace.publish(first, b"z" * 60)
+    assert first.read_bytes() == b"x" * 60
+    assert workspace.account is not None
+    workspace.account.limit = MARGIN + 150
+    workspace.publish(first, b"y" * 50)
+    assert first.read_bytes() == b"y" * 50
+    assert workspace.account.used == 90
 
 
 def test_what_could_not_be_written_is_given_back(tmp_path: Path) -> None:
