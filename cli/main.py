@@ -18,8 +18,8 @@ from storage.errors import (
 
 _USAGE_ERRORS = (SettingsError, MissingFileError, SchemaError, ForeignSettingsError, LeakError)
 
-_GOES_ON = ("label", "rethreshold", "merge", "gather", "train", "compare", "rounds", "run", "demo")
-"""Commands that keep what they have done when they are stopped."""
+_STARTS_AGAIN = ("estimate", "budget", "status", "verify", "evaluate", "inspect")
+"""Commands that keep nothing of what they have done when they are stopped."""
 
 _NO_ROOM = (BudgetError, DiskFullError)
 
@@ -45,8 +45,8 @@ class Commands(click.Group):
             _end(ctx, f"{error}\nuse smaller batches, images, crops or scales, or another --device", ExitCode.FAILED)
         except KeyboardInterrupt:
             click.echo(err=True)  # ends the line in which the terminal shows ^C
-            goes_on = "; run the same command again to go on" if ctx.invoked_subcommand in _GOES_ON else ""
-            _end(ctx, f"stopped{goes_on}", ExitCode.INTERRUPTED)
+            again = "" if ctx.invoked_subcommand in _STARTS_AGAIN else "; run the same command again to go on"
+            _end(ctx, f"stopped{again}", ExitCode.INTERRUPTED)
 
 
 def _exit_code(error: AutocoarseError) -> ExitCode:

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from cli.main import main
+from storage.account import MARGIN
 
 
 def invoke(*arguments: object) -> Result:
@@ -132,11 +133,12 @@ def test_the_budget_is_on_what_was_chosen(estimate: Callable[..., Result]) -> No
     """Exit code 4 where the estimate is over it, with what would fit; 0 where it is not, or not surely."""
     got = result_of(estimate("--keep", "top2", "--json"))
     top2, none = (got["together"][f"fast+{keep}"]["bytes"] for keep in ("top2", "none"))
-    over = estimate("--keep", "top2", "--budget", (top2 + none) // 2)
+    between = MARGIN + (top2 + none) // 2  # `label` keeps the margin free
+    over = estimate("--keep", "top2", "--budget", between)
     assert over.exit_code == 4
     assert "does not fit" in over.stdout
     assert "--png fast --keep none" in over.stdout
-    assert result_of(estimate("--budget", (top2 + none) // 2, "--json"))["verdict"] == "fits"
+    assert result_of(estimate("--budget", between, "--json"))["verdict"] == "fits"
     hopeless = estimate("--budget", 100)
     assert hopeless.exit_code == 4
     assert "neither another preset nor keeping less" in hopeless.stdout
@@ -146,7 +148,7 @@ def test_a_budget_within_the_interval_is_uncertain(estimate: Callable[..., Resul
     """By the estimate it fits, so the exit code is 0; that it may not is a warning."""
     got = result_of(estimate("--sample", 4, "--json"))["chosen"]
     assert got["bytes"] < got["high"]
-    result = estimate("--sample", 4, "--budget", (got["bytes"] + got["high"]) // 2, "--json")
+    result = estimate("--sample", 4, "--budget", MARGIN + (got["bytes"] + got["high"]) // 2, "--json")
     found = result_of(result)
     assert (found["verdict"], found["within_budget"]) == ("uncertain", True)
     assert "uncertain" in result.stderr

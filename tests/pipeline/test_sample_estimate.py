@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.sample_estimate import Sample, SampleEstimate, conclude, draw_sample, measure_sample
 from pipeline.sample_measure import Measurement
+from storage.account import MARGIN
 from storage.errors import ImageError, LayoutError
 from storage.label_map import LabelMap
 from storage.label_png import encode_label_png
@@ -154,21 +155,21 @@ def test_what_the_clean_up_saves_is_told_beside_it() -> None:
 
 
 def test_the_verdict_is_the_centres_and_the_interval_makes_it_uncertain() -> None:
-    """Over the budget is over; within it, but not with the whole interval, is uncertain."""
+    """Over what `label --budget` gives out is over; within it, but not with the whole interval, is uncertain."""
     found = estimate(sample_of(1000), lambda item: measurement(1000 + 900 * (int(item.image.stem) % 2)))
     run = found.together["fast", "none"]
     assert run.low < run.total < run.high
-    assert found.verdict(round(run.high) + 1, "fast", "none") == "fits"
-    assert found.verdict(round(run.total) + 1, "fast", "none") == "uncertain"
-    assert found.verdict(round(run.total) - 1, "fast", "none") == "over"
-    assert found.verdict(round(run.low) - 1, "fast", "none") == "over"
+    assert found.verdict(MARGIN + round(run.high) + 1, "fast", "none") == "fits"
+    assert found.verdict(MARGIN + round(run.total) + 1, "fast", "none") == "uncertain"
+    assert found.verdict(MARGIN + round(run.total) - 1, "fast", "none") == "over"
+    assert found.verdict(MARGIN + round(run.low) - 1, "fast", "none") == "over"
 
 
 def test_what_would_fit_keeps_the_most() -> None:
     """Offered are, for each kind that could be kept and no more than was asked for, the quickest preset that fits."""
     found = estimate(sample_of(1000), lambda _: measurement(1000))
     assert found.fitting(5_000_000, "fast", "confidence") == (("fast", "none"),)
-    fits_small_store = round(found.together["small", "confidence"].high)
+    fits_small_store = MARGIN + round(found.together["small", "confidence"].high)
     assert found.fitting(fits_small_store, "fast", "confidence") == (("small", "confidence"), ("fast", "none"))
     assert found.fitting(fits_small_store, "fast", "none") == (("small", "none"),)
     assert found.fitting(1000, "fast", "top2") == ()
