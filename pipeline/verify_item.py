@@ -21,8 +21,8 @@ from pipeline.verify_problem import Problem
 from storage.clean_up import remove_small_components
 from storage.errors import ImageError, LabelError, SettingsError
 from storage.image_reader import MAX_PIXELS, read_image_size
-from storage.integrity import ProvenLabel, count_values, read_proven_label
-from storage.label_map import LabelMap
+from storage.integrity import ProvenLabel, read_proven_label
+from storage.label_map import LabelMap, count_values
 from storage.layouts import LabelFile
 from storage.ledger import Entry, image_agrees
 from storage.run_form import RunForm

@@ -5,7 +5,6 @@ Whether a whole file is also the one that was meant is asked elsewhere. It never
 
 import contextlib
 import io
-import json
 import sqlite3
 import struct
 import zlib
@@ -19,10 +18,7 @@ from PIL import Image
 
 from storage.errors import ImageError, LabelError, WorkspaceError
 from storage.image_reader import check_size
-from storage.label_png import PROVENANCE_KEYWORD
-
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_GRAY, _PALETTE = 0, 3
+from storage.label_png import GRAY, PALETTE, PROVENANCE_KEYWORD, SIGNATURE, parse_provenance
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +29,7 @@ class ProvenLabel:
     """(height, width)."""
     counts: npt.NDArray[np.int64]
     """Pixels by value, as in the file: (256,) int64."""
-    provenance: dict[str, object]
+    provenance: dict[str, str | float]
     """What it says that it was made with; empty where it does not say."""
     _image: Image.Image
 
@@ -43,16 +39,11 @@ class ProvenLabel:
         return np.array(self._image, dtype=np.uint8)
 
 
-def count_values(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """Pixels of a (height, width) uint8 array by value: (256,) int64."""
-    return np.array(Image.fromarray(values).histogram(), np.int64)  # nine times as fast as numpy's bincount
-
-
 def _chunks(content: bytes) -> Iterator[tuple[bytes, memoryview]]:
     """Kind and content of a PNG's chunks, each once its checksum was found right."""
-    if not content.startswith(_SIGNATURE):
+    if not content.startswith(SIGNATURE):
         raise LabelError("is no PNG file")
-    view, position, kind = memoryview(content), len(_SIGNATURE), b""
+    view, position, kind = memoryview(content), len(SIGNATURE), b""
     while kind != b"IEND":
         if position + 12 > len(content):
             raise LabelError(f"is cut off after {len(content)} bytes")
@@ -73,7 +64,7 @@ def _check_header(header: memoryview) -> None:
     if len(header) != 13:
         raise LabelError(f"has a header of {len(header)} bytes, expected 13")
     width, height, depth, color_type = struct.unpack_from(">IIBB", header)
-    if color_type not in (_GRAY, _PALETTE) or (color_type == _GRAY and depth != 8):
+    if color_type not in (GRAY, PALETTE) or (color_type == GRAY and depth != 8):
         raise LabelError(f"is a PNG of colour type {color_type} and {depth} bits, expected 8-bit gray or a palette")
     try:
         check_size(Path("it"), height, width)
@@ -92,7 +83,7 @@ def read_proven_label(content: bytes) -> ProvenLabel:
     Raises:
         LabelError: it is cut off, changed, or no label at all; the message does not name the file.
     """
-    provenance: dict[str, object] = {}
+    provenance: dict[str, str | float] = {}
     for position, (kind, chunk) in enumerate(_chunks(content)):
         if (position == 0) != (kind == b"IHDR"):
             raise LabelError("does not start with its header, or has more than one")
@@ -101,21 +92,13 @@ def read_proven_label(content: bytes) -> ProvenLabel:
         elif kind == b"tEXt":
             keyword, _, text = bytes(chunk).partition(b"\0")
             if keyword == PROVENANCE_KEYWORD.encode():
-                provenance = _parse(text)
+                provenance = parse_provenance(text)
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             image.load()
     except (OSError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError) as error:
         raise LabelError(f"cannot be decoded: {error}") from error
     return ProvenLabel((image.height, image.width), np.array(image.histogram(), np.int64), provenance, image)
-
-
-def _parse(text: bytes) -> dict[str, object]:
-    try:
-        content = json.loads(text)
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def check_ledger(path: Path) -> None:

@@ -14,6 +14,12 @@ from storage.errors import LabelError
 from storage.schema import IGNORE
 
 
+def count_values(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Pixels of a (height, width) uint8 array by value: (256,) int64."""
+    # nine times as fast as numpy's bincount, which makes 8 bytes of each value first
+    return np.array(Image.fromarray(values).histogram(), np.int64)
+
+
 @dataclass(frozen=True, eq=False)
 class LabelMap:
     """A label per pixel.
@@ -44,8 +50,7 @@ class LabelMap:
     @cached_property
     def counts(self) -> npt.NDArray[np.int64]:
         """Pixels by value: (256,) int64."""
-        # nine times as fast as numpy's bincount, which makes 8 bytes of each value first
-        return np.array(Image.fromarray(self.values).histogram(), np.int64)
+        return count_values(self.values)
 
     @property
     def height(self) -> int:

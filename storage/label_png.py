@@ -58,8 +58,12 @@ class LabelFormat:
 DEFAULT_FORMAT = LabelFormat()
 """Gray values that are class indices, in the least time."""
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_GRAY, _PALETTE = 0, 3
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+"""What every PNG starts with."""
+
+GRAY, PALETTE = 0, 3
+"""The colour types of a PNG that labels may have."""
+
 _FILTER_NONE, _FILTER_UP = 0, 2
 
 _SAMPLED_PIXELS = 1 << 19
@@ -167,9 +171,9 @@ def encode_label_png(
         SchemaError: the schema has no source id for ignore.
     """
     values, colors = _file_values(label, form, schema)
-    color_type = _GRAY if colors is None else _PALETTE
+    color_type = GRAY if colors is None else PALETTE
     parts = [
-        _SIGNATURE,
+        SIGNATURE,
         _chunk(b"IHDR", struct.pack(">IIBBBBB", label.width, label.height, 8, color_type, 0, 0, 0)),
     ]
     if colors is not None:
@@ -198,18 +202,18 @@ def _read(path: Path) -> tuple[npt.NDArray[np.uint8], dict[str, str | float]]:
     try:
         with path.open("rb") as file:
             header = file.read(26)
-        if len(header) < 26 or header[:8] != _SIGNATURE:
+        if len(header) < 26 or header[:8] != SIGNATURE:
             raise LabelError(f"{path}: is no PNG file; labels are 8-bit PNGs of class indices")
         width, height, depth, color_type = struct.unpack(">IIBB", header[16:26])
         check_size(path, height, width)
-        if color_type not in (_GRAY, _PALETTE) or (color_type == _GRAY and depth != 8):
+        if color_type not in (GRAY, PALETTE) or (color_type == GRAY and depth != 8):
             raise LabelError(
                 f"{path}: PNG of colour type {color_type} and {depth} bits; expected 8-bit gray, or a palette whose "
                 f"indices are the classes. If it holds class colours, turn them into class indices first"
             )
         with Image.open(path, formats=["PNG"]) as image:
             values = np.array(image, dtype=np.uint8)
-            return values, _parsed_provenance(image)
+            return values, parse_provenance(image.info.get(PROVENANCE_KEYWORD, ""))
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
         if isinstance(error, LabelError | FileNotFoundError):
             raise
@@ -266,14 +270,15 @@ def read_provenance(path: Path) -> dict[str, str | float]:
     try:
         with Image.open(file, formats=["PNG"]) as image:
             image.load()
-            return _parsed_provenance(image)
+            return parse_provenance(image.info.get(PROVENANCE_KEYWORD, ""))
     except (OSError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError) as error:
         raise LabelError(f"{path}: cannot be read as a PNG: {error}") from error
 
 
-def _parsed_provenance(image: Image.Image) -> dict[str, str | float]:
+def parse_provenance(text: str | bytes) -> dict[str, str | float]:
+    """What a label was made with, from the content of its text chunk; empty where that says nothing."""
     try:
-        content = json.loads(image.info.get(PROVENANCE_KEYWORD, ""))
-    except (TypeError, ValueError):
+        content = json.loads(text)
+    except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
