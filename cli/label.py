@@ -129,7 +129,7 @@ def _report(run: "LabelRun", console: Console, seconds: float, full: OSError | N
             f"stopped: no room for more. {left} images are left{need}. What was made is complete; the same command "
             f"with more room, or a larger --budget, goes on"
         )
-    if summary.failed:
+    if summary.failed and run.workspace.failures.exists():
         console.say(f"the reasons are in {run.workspace.failures}; the same command tries the failed images again")
     console.say(f"labels: {run.workspace.labels}")
     if run.settings.shard is not None:

@@ -214,7 +214,8 @@ def checked_table(table: dict[str, Any], command: click.Command, path: Path) -> 
             raise click.UsageError(f"{path}: {key!r} is no setting of {command.name}{hint}")
         parameter = parameters[name]
         expected, fits = next((text, fits) for kind, text, fits in _FORMS if isinstance(parameter.type, kind))
-        if not fits(value):
+        several = parameter.nargs == -1 and isinstance(value, list)
+        if not (all(map(fits, value)) if several else fits(value)):
             raise click.UsageError(f"{path}: {key} of [{command.name}] is {value!r}, expected {expected}")
         assert parameter.name is not None, "every parameter of ours is handed to its command"
         values[parameter.name] = value

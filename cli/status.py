@@ -70,7 +70,7 @@ def _look(runs: tuple[Path, ...]) -> "Look":
     """Look at each run; one of several that cannot be read does not hide the others."""
     from cli.status_view import Look
     from pipeline.status import read_status
-    from storage.errors import WorkspaceError
+    from storage.errors import MissingFileError, WorkspaceError
     from storage.workspace import Workspace
 
     found, unreadable = [], []
@@ -78,7 +78,7 @@ def _look(runs: tuple[Path, ...]) -> "Look":
         workspace = Workspace.holding(run) or Workspace(run)
         try:
             found.append(read_status(workspace))
-        except WorkspaceError as error:
+        except (WorkspaceError, MissingFileError) as error:
             if len(runs) == 1:
                 raise
             unreadable.append((str(workspace.root), str(error)))

@@ -102,6 +102,8 @@ def open_sources(runs: Sequence[Path], out: Path, stack: ExitStack, *, same_imag
             hint = ""
             if before.get("images") != now.get("images"):
                 hint = "; if these are copies of the same images, say with --images where they are now"
+            if before.get("keep") != now.get("keep"):
+                hint += "; run the `label` of the one again with the other's --keep"
             raise ForeignSettingsError(
                 f"{first.workspace.root} and {source.workspace.root} were made with other settings:\n"
                 f"{settings_difference(before, now)}\ngather runs of the same settings only{hint}"

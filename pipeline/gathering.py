@@ -142,9 +142,8 @@ class GatherRun:
         """The settings with which `label` would make the same run of all images."""
         first, own = self.sources[0].settings, self.settings
         # a shard's budget was for the shard
-        return first.model_copy(
-            update={"shard": None, "budget": None, "out": own.out, "images": own.images or first.images}
-        )
+        changes = {"shard": None, "budget": None, "out": own.out, "images": own.images or first.images}
+        return LabelSettings.checked(**first.model_dump() | changes)
 
     def _list_images(self) -> tuple[Listing | None, str]:
         exclude = [self.settings.out, self.workspace.labels, *(source.workspace.root for source in self.sources)]
@@ -170,7 +169,8 @@ class GatherRun:
         self._keeper = None if store is None else StoreWriter.open(self.workspace, store, self.ledger, keys)
         if store is None:
             release_slots(self.workspace, self.ledger, keys)
-        record_plan(self.workspace, self.ledger, self.summary.total, self.summary.skipped)
+        total, skipped = self.summary.total, self.summary.skipped
+        record_plan(self.workspace, self.ledger, total, skipped, labels_are_new=False)
 
     def _count_done(self, entry: Entry) -> None:
         self.summary.skipped += 1

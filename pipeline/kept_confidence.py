@@ -15,6 +15,9 @@ from storage.ledger import Ledger
 from storage.soft_store import SoftStore, StoreForm
 from storage.workspace import Workspace
 
+_PAGE = 4104
+"""Bytes that a page of the ledger takes in its journal."""
+
 
 def find_store(workspace: Workspace, form: StoreForm) -> SoftStore:
     """The store of a run, which may have to be made yet.
@@ -43,7 +46,9 @@ def release_slots(workspace: Workspace, ledger: Ledger, keys: Iterable[str]) -> 
         return
     given_up = {key: slots[key] for key in keys if key in slots}
     if (store := SoftStore.find(workspace.soft)) is not None:
-        store.remove(given_up.values())
+        freed = store.remove(given_up.values())
+        if workspace.account is not None:
+            workspace.account.reserve(-freed)
     ledger.take_slots(given_up)
 
 
@@ -77,8 +82,11 @@ class StoreWriter:
             workspace.publish(group, store.form.group_metadata())
         known = ledger.slots()
         # twice in the ledger, by key and by slot, and as much again where its pages are half full
-        room = sum(4 * (len(key.encode()) + 8) for key in wanted if key not in known)
+        new = [key for key in wanted if key not in known]
+        room = sum(4 * (len(key.encode()) + 8) for key in new)
         account = workspace.account
+        if account is not None:  # while they are written, the journal has the pages that change
+            room += min(account.ledger_bytes, 2 * _PAGE * len(new))
         if account is not None:
             account.reserve(room)
         slots = ledger.give_slots(wanted)
@@ -87,7 +95,9 @@ class StoreWriter:
             account.reserve(-room)
         writer = cls(workspace, store, slots)
         if sizes := store.array_sizes():
-            store.remove(slots[key] for key in wanted)
+            freed = store.remove(slots[key] for key in wanted)
+            if account is not None:
+                account.reserve(-freed)
         for size in sizes:
             workspace.publish(writer._metadata_path(size), writer._metadata(size))
         return writer

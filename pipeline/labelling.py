@@ -165,13 +165,13 @@ class LabelRun:
             BudgetError: the next label would pass the budget; what was made before stays and counts, as it does with
             DiskFullError, WorkspaceError: a label or the ledger cannot be written.
         """
-        refused = list(self.plan.failures(self.digest))
-        self._commit(refused)
-        yield from refused
         batch = self.settings.batch
         with ThreadPoolExecutor(_DECODERS, "decode") as decoders, ThreadPoolExecutor(_ENCODERS, "encode") as encoders:
             writing: deque[Future[Entry]] = deque()
             try:
+                refused = list(self.plan.failures(self.digest))
+                self._commit(refused)
+                yield from refused
                 decoded = read_ahead(self.plan.to_do, decoders, depth=2 * batch + _DECODERS)
                 for group in group_by_size(decoded, batch):
                     writing.extend(self._label(group, encoders))

@@ -129,7 +129,7 @@ class RethresholdRun:
             "budget": None,
             "out": own.out,
         }
-        return before.model_copy(update=changes)
+        return LabelSettings.checked(**before.model_dump() | changes)
 
     def _decisive_settings(self, parent: Ledger) -> dict[str, object]:
         decisive = dict(parent.settings or {})

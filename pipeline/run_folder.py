@@ -106,8 +106,8 @@ def claim(
     """
     refuse_foreign(workspace, ledger, before, decisive, settings)
     ledger.claim(decisive, _shard_of(settings))
-    workspace.publish(workspace.settings, settings.to_toml(table))
-    workspace.publish(workspace.classes, (json.dumps(schema.to_dict(), indent=1) + "\n").encode())
+    workspace.publish(workspace.settings, settings.to_toml(table), small=True)
+    workspace.publish(workspace.classes, (json.dumps(schema.to_dict(), indent=1) + "\n").encode(), small=True)
 
 
 def _shard_of(settings: Settings) -> Shard | None:
@@ -118,7 +118,7 @@ def _with_shard(settings: Mapping[str, object], shard: Shard | None) -> dict[str
     return dict(settings) if shard is None else {**settings, "shard": str(shard)}
 
 
-def record_plan(workspace: Workspace, ledger: Ledger, total: int, skipped: int) -> None:
+def record_plan(workspace: Workspace, ledger: Ledger, total: int, skipped: int, *, labels_are_new: bool = True) -> None:
     """Leave in a run's ledger what it sets out to do, for those who look on while it works.
 
     Args:
@@ -126,6 +126,7 @@ def record_plan(workspace: Workspace, ledger: Ledger, total: int, skipped: int) 
         ledger: its ledger.
         total: items that it is to have, whatever becomes of them.
         skipped: of these, the ones that an earlier run has done.
+        labels_are_new: whether the labels that it publishes are of its own time; links to others' are not.
 
     Raises:
         WorkspaceError: the ledger cannot be written.
@@ -136,7 +137,7 @@ def record_plan(workspace: Workspace, ledger: Ledger, total: int, skipped: int) 
             "skipped": skipped,
             "started": datetime.now(UTC).isoformat(),
             # the time by the disk's own clock, which may be another machine's: labels of this run are not older
-            "labels_since_ns": workspace.settings.stat().st_mtime_ns,
+            "labels_since_ns": workspace.settings.stat().st_mtime_ns if labels_are_new else 0,
         }
     )
 
@@ -210,8 +211,9 @@ def list_failures(workspace: Workspace, ledger: Ledger) -> None:
     """
     reasons = [" ".join(entry.reason.split()) for entry in ledger if entry.status == "failed"]
     if reasons:
-        # a full budget must not hide the failures: the ledger has them, and the file comes with the next run
+        # where even this has no room the ledger has the reasons, and the file comes with the next run
         with contextlib.suppress(BudgetError):
-            workspace.publish(workspace.failures, "".join(f"{reason}\n" for reason in reasons).encode())
-    else:
-        workspace.failures.unlink(missing_ok=True)
+            content = "".join(f"{reason}\n" for reason in reasons).encode()
+            workspace.publish(workspace.failures, content, small=True)
+            return
+    workspace.failures.unlink(missing_ok=True)

@@ -55,27 +55,31 @@ class ByteAccount:
         with self._lock:
             self._watched = {ledger: _size(ledger)}
             self._used = used - self._watched[ledger]
-        if to_write and self.limit is not None and used + MARGIN > self.limit:
+        if not to_write:
+            self.limit = None  # a run that is finished may be looked at with any budget
+        if self.limit is not None and used + MARGIN > self.limit:
             raise BudgetError(
                 f"a budget of {_kb(self.limit)} leaves no room for labels: ledger, settings and what is there take "
                 f"{_kb(used)}, and {_kb(MARGIN)} are kept free for the ledger; give a larger --budget, of more than "
                 f"{_kb(used + MARGIN)}"
             )
 
-    def reserve(self, count: int, rows: int = 0) -> None:
+    def reserve(self, count: int, rows: int = 0, *, from_margin: bool = False) -> None:
         """Take bytes before they are written.
 
         Args:
             count: how many; negative where a file is replaced by a smaller one.
             rows: entries that the ledger will get.
+            from_margin: they are for one of the run's few small files, for which the margin is there.
 
         Raises:
             BudgetError: they would pass the limit; nothing is taken.
         """
+        margin = 0 if from_margin else MARGIN
         with self._lock:
             used = self._used + (self._rows + rows) * LEDGER_ROW + sum(self._watched.values()) + count
             more = count + rows * LEDGER_ROW
-            if self.limit is not None and more > 0 and used + MARGIN > self.limit:
+            if self.limit is not None and more > 0 and used + margin > self.limit:
                 raise BudgetError(
                     f"the budget of {_kb(self.limit)} is used up: the run's files take {_kb(used - more)}, "
                     f"{_kb(MARGIN)} are kept free for the ledger, and what is next would take {_kb(more)}"

@@ -36,7 +36,11 @@ class Adopted:
             OSError: the target cannot be written.
         """
         linked = self._link(target) or self._copy(target)
-        if self.sha256 and file_digest(target) != self.sha256:
+        try:
+            found = file_digest(target) if self.sha256 else ""
+        except OSError as error:
+            raise LabelError(f"{self.source}: cannot be read: {error.strerror or error}") from error
+        if found != self.sha256:
             raise LabelError(f"{self.source}: the file is damaged or was replaced, its hash is not the one recorded")
         return linked
 

@@ -8,6 +8,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -124,7 +125,7 @@ class Ledger:
     def claim(self, settings: dict[str, object], shard: Shard | None = None) -> None:
         """Record the settings that this run's labels are made with, and the shard whose items it labels."""
         rows = [("settings", json.dumps(settings)), ("shard", "" if shard is None else str(shard))]
-        with self._connection:
+        with self._writing():
             self._connection.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", rows)
 
     @property
@@ -139,11 +140,8 @@ class Ledger:
         Raises:
             WorkspaceError: the disk is full.
         """
-        try:
-            with self._connection:
-                self._connection.execute("INSERT OR REPLACE INTO run VALUES ('plan', ?)", (json.dumps(plan),))
-        except sqlite3.Error as error:
-            raise self._cannot_write(error) from error
+        with self._writing():
+            self._connection.execute("INSERT OR REPLACE INTO run VALUES ('plan', ?)", (json.dumps(plan),))
 
     def read(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """The rows of a query; until it is answered its run cannot commit, so it must not ask for everything at once.
@@ -168,16 +166,22 @@ class Ledger:
         Raises:
             WorkspaceError: the disk is full.
         """
+        with self._writing():
+            for entry in entries:
+                before = self.get(entry.key)
+                again = entry.status == "failed" and before is not None and before.status == "failed"
+                attempts = before.attempts + 1 if before is not None and again else 1
+                at = entry.modified_ns or (time.time_ns() if entry.status == "failed" else 0)
+                self._connection.execute(_INSERT, _to_row(replace(entry, attempts=attempts, modified_ns=at)))
+            written = [(key, json.dumps(note)) for key, note in (notes or {}).items()]
+            self._connection.executemany("INSERT OR REPLACE INTO notes VALUES (?, ?)", written)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A transaction; what keeps it from being written is one kind of error."""
         try:
             with self._connection:
-                for entry in entries:
-                    before = self.get(entry.key)
-                    again = entry.status == "failed" and before is not None and before.status == "failed"
-                    attempts = before.attempts + 1 if before is not None and again else 1
-                    at = entry.modified_ns or (time.time_ns() if entry.status == "failed" else 0)
-                    self._connection.execute(_INSERT, _to_row(replace(entry, attempts=attempts, modified_ns=at)))
-                written = [(key, json.dumps(note)) for key, note in (notes or {}).items()]
-                self._connection.executemany("INSERT OR REPLACE INTO notes VALUES (?, ?)", written)
+                yield
         except sqlite3.Error as error:
             raise self._cannot_write(error) from error
 
@@ -204,27 +208,21 @@ class Ledger:
         known = self.slots()
         first = max(known.values(), default=-1) + 1
         new = {key: first + i for i, key in enumerate(key for key in keys if key not in known)}
-        try:
-            with self._connection:
-                self._connection.executemany("INSERT INTO slots VALUES (?, ?)", new.items())
-        except sqlite3.Error as error:
-            raise self._cannot_write(error) from error
+        with self._writing():
+            self._connection.executemany("INSERT INTO slots VALUES (?, ?)", new.items())
         return known | new
 
     def take_slots(self, keys: Iterable[str]) -> None:
         """Take back the slots of items of which nothing is to be kept."""
-        with self._connection:
+        with self._writing():
             self._connection.executemany("DELETE FROM slots WHERE key = ?", [(key,) for key in keys])
 
     def forget(self, keys: Iterable[str]) -> None:
         """Drop the entries and notes of items, so that the next run does them again."""
-        try:
-            with self._connection:
-                for key in keys:
-                    self._connection.execute("DELETE FROM entries WHERE key = ?", (key,))
-                    self._connection.execute("DELETE FROM notes WHERE key = ?", (key,))
-        except sqlite3.Error as error:
-            raise self._cannot_write(error) from error
+        with self._writing():
+            for key in keys:
+                self._connection.execute("DELETE FROM entries WHERE key = ?", (key,))
+                self._connection.execute("DELETE FROM notes WHERE key = ?", (key,))
 
     def get(self, key: str) -> Entry | None:
         """The entry of an item, if there is one."""
@@ -251,7 +249,7 @@ class Ledger:
     def forget_failures(self, listed: frozenset[str]) -> None:
         """Drop the failed items whose key is none of `listed`: their images are gone, or have other names by now."""
         failed = self._connection.execute("SELECT key FROM entries WHERE status = 'failed'").fetchall()
-        with self._connection:
+        with self._writing():
             gone = [row for row in failed if row[0] not in listed]
             self._connection.executemany("DELETE FROM entries WHERE key = ?", gone)
 

@@ -230,13 +230,15 @@ class SoftStore:
         fits = len(parts) == 5 and parts[0] == "c" and parts[2:] == ["0"] * 3 and parts[1].isdecimal()
         return int(parts[1]) if fits else None
 
-    def remove(self, slots: Iterable[int]) -> None:
-        """Delete the chunks of slots, whatever size of image they are of."""
-        unwanted = set(slots)
+    def remove(self, slots: Iterable[int]) -> int:
+        """Delete the chunks of slots, whatever size of image they are of, and say how many bytes they had."""
+        unwanted, freed = set(slots), 0
         for size in self.array_sizes():
             for path in self.array_path(size).iterdir():
                 if self.chunk_slot(path) in unwanted:
-                    path.unlink(missing_ok=True)
+                    freed += path.stat().st_size
+                    path.unlink()
+        return freed
 
     def read(self, slot: int, size: tuple[int, int]) -> Planes:
         """Read one image's planes.

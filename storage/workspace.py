@@ -167,22 +167,28 @@ class Workspace:
         """Throw away what was left half written, and the folder for it."""
         shutil.rmtree(self.scratch, ignore_errors=True)
 
-    def publish(self, path: Path, content: bytes) -> None:
+    def publish(self, path: Path, content: bytes, *, small: bool = False) -> None:
         """Write one of the workspace's files, whole or not at all.
+
+        Args:
+            path: of the file.
+            content: all of it.
+            small: it is one of the few small files that a budget always leaves room for.
 
         Raises:
             DiskFullError: the disk is full.
             BudgetError: the workspace's account has no room for it.
             WorkspaceError: the folder is not writable.
         """
-        self.publish_together([(path, content)])
+        self.publish_together([(path, content)], small=small)
 
-    def publish_together(self, files: Sequence[tuple[Path, bytes]], rows: int = 0) -> None:
+    def publish_together(self, files: Sequence[tuple[Path, bytes]], rows: int = 0, *, small: bool = False) -> None:
         """Write files that belong together, in order, each whole or not at all; none, where there is no room for all.
 
         Args:
             files: path and content of each.
             rows: entries that the ledger will get for them.
+            small: as in `publish`.
 
         Raises:
             DiskFullError, BudgetError, WorkspaceError: as `publish`.
@@ -190,7 +196,7 @@ class Workspace:
         # a file that is replaced lies there until the new one is whole: for a moment both take room
         to_write = sum(len(content) for _, content in files)
         if self.account is not None:
-            self.account.reserve(to_write, rows)
+            self.account.reserve(to_write, rows, from_margin=small)
         try:
             for path, content in files:
                 before = _size(path)

@@ -52,6 +52,9 @@ def test_shards_become_a_run_that_is_complete_and_sound(
     assert "gathered 6 (6 as links)" in result.stdout
     assert "complete: each of the 6 images in" in result.stdout
     assert invoke("verify", tmp_path / "all").exit_code == 0
+    status = invoke("status", tmp_path / "all", "--json")
+    assert status.exit_code == 0, status.output
+    assert json.loads(status.stdout)["done"] == 6
     again = invoke("label", "--settings", tmp_path / "all/settings.toml", "--json")
     assert json.loads(again.stdout)["skipped"] == 6
     assert json.loads(again.stdout)["shard"] is None
