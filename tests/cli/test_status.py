@@ -242,3 +242,13 @@ def test_a_terminal_shows_one_look_over_the_other(settings: LabelSettings) -> No
 def _first_line(watcher: subprocess.Popen[str]) -> str:
     assert watcher.stdout is not None
     return watcher.stdout.readline()
+
+
+def test_a_folder_that_is_no_run_does_not_hide_the_others(settings: LabelSettings, tmp_path: Path) -> None:
+    """Among several it is told, and the exit code is 1."""
+    run = label(settings)
+    (tmp_path / "none").mkdir()
+    result = invoke(run, tmp_path / "none")
+    assert result.exit_code == 1, result.output
+    assert f"{run}: done" in result.stdout
+    assert "no RUN" in result.output

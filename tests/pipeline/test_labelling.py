@@ -12,7 +12,8 @@ from PIL import Image
 
 from pipeline.labelling import LabelRun, LabelSummary
 from pipeline.settings import LabelSettings
-from storage.errors import ForeignSettingsError, SettingsError, WorkspaceError
+from storage.budget import measure_bytes
+from storage.errors import BudgetError, ForeignSettingsError, SettingsError, WorkspaceError
 from storage.label_png import read_label_png, read_provenance
 from storage.layouts import list_labels
 from storage.ledger import Entry, Ledger
@@ -341,3 +342,23 @@ def test_settings_out_of_range_are_named(settings: LabelSettings, changes: dict[
     """Each bad setting is named in the error."""
     with pytest.raises(SettingsError, match=says):
         LabelSettings.checked(**{**settings.model_dump(), **changes})
+
+
+def test_a_finished_run_is_done_whatever_the_budget(settings: LabelSettings) -> None:
+    """Nothing is to be written, so nothing is refused; with an image more it is."""
+    run(settings)
+    assert run(settings, budget=1000).skipped == 3
+    Image.new("RGB", (56, 40)).save(settings.images / "a/4.png")
+    with pytest.raises(BudgetError, match="larger --budget"):
+        run(settings, budget=1000)
+
+
+def test_chunks_that_are_made_again_are_credited(settings: LabelSettings, make_image: Callable[..., object]) -> None:
+    """What is thrown away gives its room back: the account is what lies on the disk."""
+    settings = settings.model_copy(update={"keep": "confidence"})
+    run(settings)
+    for name, size in {"a/1.png": (40, 56), "a/2.png": (40, 56), "b/3.jpg": (33, 47)}.items():
+        make_image(settings.images / name, size, 70)
+    with LabelRun(settings) as label_run:
+        assert len(list(label_run)) == 3
+        assert label_run.used_bytes == measure_bytes(settings.out).total_bytes

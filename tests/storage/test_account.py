@@ -95,3 +95,21 @@ def test_what_could_not_be_written_is_given_back(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="cannot make folder"):
         workspace.publish(workspace.labels / "a/b.png", b"x" * 50)
     assert account.used == 0
+
+
+def test_the_runs_small_files_have_the_margin() -> None:
+    """Settings and the list of failures find room where a label does not; beyond the limit nothing does."""
+    account = opened(MARGIN + 100, Path("no ledger"), used=100)
+    with pytest.raises(BudgetError):
+        account.reserve(1)
+    account.reserve(MARGIN, from_margin=True)
+    with pytest.raises(BudgetError):
+        account.reserve(1, from_margin=True)
+
+
+def test_a_finished_run_may_have_any_budget() -> None:
+    """Where nothing is to be written, what is there is no error."""
+    account = ByteAccount(1000)
+    account.open(5000, Path("no ledger"), to_write=False)
+    account.reserve(10, from_margin=True)
+    assert account.used == 5010

@@ -1,11 +1,12 @@
 """The ledger: what is committed stays, failures are counted, and a label is believed only if it agrees."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from storage.errors import WorkspaceError
+from storage.errors import DiskFullError, WorkspaceError
 from storage.ledger import Entry, Ledger, file_digest, image_agrees, label_agrees
 
 DONE = Entry(
@@ -116,3 +117,23 @@ def test_what_cannot_be_looked_at_does_not_agree(tmp_path: Path) -> None:
     for name in ("folder", "dangling", "circle", "file/x"):
         assert not label_agrees(entry, tmp_path / name)
         assert not image_agrees(entry, tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda ledger: ledger.claim({"long": "x" * 10**5}),
+        lambda ledger: ledger.record_plan({"long": "x" * 10**5}),
+        lambda ledger: ledger.give_slots(f"{n}" * 100 for n in range(1000)),
+        lambda ledger: ledger.commit([DONE], {"a/x": {"long": "x" * 10**5}}),
+    ],
+)
+def test_a_full_disk_is_one_kind_of_error(tmp_path: Path, write: Callable[[Ledger], object]) -> None:
+    """Whatever was to be written: what was there stays, and the message says what to do."""
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        ledger.commit([DONE])
+        (pages,) = ledger._connection.execute("PRAGMA page_count").fetchone()
+        ledger._connection.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(DiskFullError, match="run the same command again"):
+            write(ledger)
+        assert list(ledger) == [DONE]
