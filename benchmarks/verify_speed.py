@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from teacher_like import CLASSES, teacher_like
 
-from pipeline.run_folder import publish_label
+from pipeline.publishing import publish_label
 from pipeline.settings import settings_digest
 from pipeline.verification import Verification
 from pipeline.verify_item import ItemCheck, Subject

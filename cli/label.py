@@ -35,6 +35,17 @@ _FAILURES_SHOWN = 20
 @click.option("--budget", type=ByteSize(), help="Such as 600MB: stop before all files of OUT take more; exit 4.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Images of equal size labelled together.")
 @device_option
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Label with N processes of this machine, each with a GPU of its own where there are any; 0: one a GPU.",
+)
+@click.option("--scheduler", metavar="URL", help="Label with a dask cluster: tcp://HOST:8786, or tls:// and --tls-*.")
+@click.option("--tls-ca", type=FILE, help="Certificate of the authority, for tls://.")
+@click.option("--tls-cert", type=FILE, help="Own certificate, for tls://.")
+@click.option("--tls-key", type=FILE, help="Key of the own certificate, for tls://.")
+@click.option("--dashboard", is_flag=True, help="With --workers: show dask's dashboard on loopback.")
 @click.option("--shard", metavar="I/N", help="Label only the I-th of N parts, into an OUT of its own; see `gather`.")
 @click.option("--out", type=OUT, required=True, help="Folder of the run; labels land in OUT/labels.")
 @json_option

@@ -1,40 +1,31 @@
 """The main job: label a set of images with a teacher, one entry an item, whatever happens to the process.
 
-Decoding, the network and encoding overlap: threads read ahead of the device, threads write behind it, both through
-bounded queues, so memory does not grow with the set. This thread drives the device and alone writes the ledger.
+Who labels is in `workers`, and how in `labeller`. This is the driver: it plans, and it alone writes the ledger.
 """
 
-import time
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Self
 
-from pipeline.decoding import Decoded, group_by_size, read_ahead
 from pipeline.forecast import Forecast
 from pipeline.kept_confidence import StoreWriter, find_store, release_slots
+from pipeline.labeller import LabelJob, Labeller
 from pipeline.plan import Plan, make_plan
 from pipeline.provenance import decisive_settings, label_provenance
-from pipeline.run_folder import claim, list_failures, opened_run, publish_label, record_plan, refuse_foreign
+from pipeline.run_folder import claim, list_failures, opened_run, record_plan, refuse_foreign
 from pipeline.settings import LabelSettings, settings_digest, thresholds_by_class
+from pipeline.teacher_source import TeacherDecider, TeacherSource
+from pipeline.workers import OneProcess, Workers
 from storage.account import ByteAccount
 from storage.budget import LEDGER_BYTES, measure_bytes
-from storage.clean_up import remove_small_components
-from storage.errors import BudgetError, ImageError
-from storage.label_map import LabelMap
+from storage.errors import BudgetError
 from storage.layouts import Listing, list_images
 from storage.ledger import Entry
 from storage.schema import load_schema
 from storage.soft_store import StoreForm, is_on_grid
 from storage.workspace import Workspace
 from teacher import Teacher, load_teacher
-from teacher.decision import DecisionRule
-from teacher.inference import Decision
-
-_DECODERS = 2
-_ENCODERS = 2
 
 
 @dataclass(slots=True)
@@ -102,18 +93,18 @@ class LabelRun:
         schema = None if settings.classes is None else load_schema(settings.classes)
         with ExitStack() as stack:
             self.ledger = stack.enter_context(opened_run(self.workspace))
+            # where others label, this process only has to know which teacher it is
+            device = "cpu" if settings.is_distributed else settings.device
             self.teacher: Teacher = load_teacher(
-                settings.teacher, settings.weights, schema=schema, device=settings.device, precision=settings.precision
+                settings.teacher, settings.weights, schema=schema, device=device, precision=settings.precision
             )
-            self._rule = DecisionRule(
-                thresholds_by_class(settings.threshold, settings.class_thresholds, self.teacher.schema),
-                settings.keep,
-                settings.keep_steps,
-            )
+            self._thresholds = thresholds_by_class(settings.threshold, settings.class_thresholds, self.teacher.schema)
             self.decisive = decisive_settings(settings, self.teacher)
             self.digest = settings_digest(self.decisive)
             self._provenance = label_provenance(self.decisive, self.teacher.schema)
             self._plan(listing)
+            self.workers = self._open_workers()
+            stack.callback(self.workers.close)
             self._stack = stack.pop_all()
 
     def _plan(self, listing: Listing) -> None:
@@ -140,12 +131,35 @@ class LabelRun:
         left = len(self.plan.to_do) + len(self.plan.refused)
         self.forecast = Forecast(workspace, self.plan.done, left, settings.png)
 
+    def _open_workers(self) -> Workers:
+        """Who labels: this process, or those that the settings name; nobody new where there is nothing to do."""
+        settings = self.settings
+        workspace = Workspace(settings.out.absolute())
+        job = LabelJob(
+            workspace,
+            self.teacher.schema,
+            self.digest,
+            self._provenance,
+            settings.form,
+            settings.min_component,
+            settings.batch,
+            None if self._keeper is None else replace(self._keeper, workspace=workspace),
+        )
+        source = TeacherSource.of(settings, self.teacher, self._thresholds)
+        if not settings.is_distributed or not self.plan.to_do:
+            job = replace(job, workspace=self.workspace)
+            return OneProcess(Labeller(job, TeacherDecider(self.teacher, source)))
+        from pipeline.dask_open import open_dask_workers  # dask takes half a second that one process has no use for
+
+        return open_dask_workers(settings, job, source, self._account)
+
     @property
     def thresholds_off_grid(self) -> tuple[float, ...]:
         """Of the run's thresholds, those that what it keeps cannot tell; none where it keeps nothing."""
-        if self._rule.keep == "none":
+        settings = self.settings
+        if settings.keep == "none":
             return ()
-        return tuple(sorted({t for t in self._rule.thresholds if not is_on_grid(t, self._rule.steps)}))
+        return tuple(sorted({t for t in self._thresholds if not is_on_grid(t, settings.keep_steps)}))
 
     @property
     def used_bytes(self) -> int:
@@ -164,39 +178,17 @@ class LabelRun:
         Raises:
             BudgetError: the next label would pass the budget; what was made before stays and counts, as it does with
             DiskFullError, WorkspaceError: a label or the ledger cannot be written.
+            WorkerError: there is no worker any more to do the work.
         """
-        batch = self.settings.batch
-        with ThreadPoolExecutor(_DECODERS, "decode") as decoders, ThreadPoolExecutor(_ENCODERS, "encode") as encoders:
-            writing: deque[Future[Entry]] = deque()
-            try:
-                refused = list(self.plan.failures(self.digest))
-                self._commit(refused)
-                yield from refused
-                decoded = read_ahead(self.plan.to_do, decoders, depth=2 * batch + _DECODERS)
-                for group in group_by_size(decoded, batch):
-                    writing.extend(self._label(group, encoders))
-                    yield from self._record(writing, keep=2 * batch + _ENCODERS)
-                yield from self._record(writing, keep=0)
-            finally:
-                # reached with work left only after an error or Ctrl-C: what was labelled is recorded all the same
-                decoders.shutdown(cancel_futures=True)
-                with suppress(BudgetError):  # it is on its way already
-                    self._commit([f.result() for f in writing if f.exception() is None])
-                list_failures(self.workspace, self.ledger)
-
-    def _record(self, writing: deque[Future[Entry]], keep: int) -> list[Entry]:
-        """Commit what has been written, from the queue's head; wait for as many as are over `keep`."""
-        entries: list[Entry] = []
         try:
-            while writing and (len(writing) > keep or writing[0].done()):
-                entries.append(writing[0].result())
-                writing.popleft()
+            yield from self._commit(list(self.plan.failures(self.digest)))
+            to_do = self.plan.to_do
+            yield from self.workers.label(iter(to_do), len(to_do), self._commit)
         finally:
-            self._commit(entries)  # one write that failed does not cost the record of those before it
-        return entries
+            list_failures(self.workspace, self.ledger)
 
-    def _commit(self, entries: list[Entry]) -> None:
-        """Record entries; failures that there is no room for are left out, and end the run."""
+    def _commit(self, entries: list[Entry]) -> list[Entry]:
+        """Record entries, and give them; failures that there is no room for are left out, and end the run."""
         full: BudgetError | None = None
         recorded = []
         for entry in entries:
@@ -215,49 +207,4 @@ class LabelRun:
                 self.forecast.add(entry)
         if full is not None:
             raise full
-
-    def _label(self, group: list[Decoded], encoders: ThreadPoolExecutor) -> Iterator[Future[Entry]]:
-        """Label images of one size and hand them to the encoders; a failure costs its image alone."""
-        images = [one.image for one in group if one.image is not None]
-        if not images:
-            for one in group:
-                yield encoders.submit(self._failure, one, one.reason)
-            return
-        started = time.perf_counter()
-        try:
-            decisions = self.teacher.decide(images, self.settings.scales, self._rule, flip=self.settings.flip)
-        except (ImageError, RuntimeError, MemoryError) as error:
-            if len(group) > 1:
-                for one in group:
-                    yield from self._label([one], encoders)
-            else:
-                reason = str(error) or type(error).__name__
-                yield encoders.submit(self._failure, group[0], f"{group[0].item.image}: {reason}")
-            return
-        seconds = (time.perf_counter() - started) / len(images)
-        for one, decision in zip(group, decisions, strict=True):
-            yield encoders.submit(self._publish, one, decision, seconds)
-
-    def _failure(self, one: Decoded, reason: str) -> Entry:
-        return Entry(key=one.item.key, status="failed", settings_digest=self.digest, reason=reason)
-
-    def _publish(self, one: Decoded, decision: Decision, seconds: float) -> Entry:
-        label = LabelMap(decision.label, len(self.teacher.schema))
-        label = remove_small_components(label, self.settings.min_component)
-        beside = []
-        if self._keeper is not None and decision.soft is not None:
-            beside = self._keeper.files(one.item.key, decision.soft)
-        return publish_label(
-            self.workspace,
-            one.item.key,
-            label,
-            self._provenance,
-            self.settings.form,
-            self.teacher.schema,
-            beside,
-            settings_digest=self.digest,
-            image_bytes=one.image_bytes,
-            image_modified_ns=one.image_modified_ns,
-            image_sha256=one.image_sha256,
-            seconds=seconds,
-        )
+        return recorded

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from pipeline.merge import Border, MergeCounts, Policy, merge_labels
-from pipeline.run_folder import publish_label
+from pipeline.publishing import publish_label
 from pipeline.settings import settings_digest
 from storage.errors import AutocoarseError, LabelError, SettingsError, ShapeError
 from storage.label_map import LabelMap

@@ -16,7 +16,8 @@ from pydantic import Field
 from pipeline.labelling import LabelSummary
 from pipeline.plan import Plan
 from pipeline.provenance import label_provenance
-from pipeline.run_folder import claim, list_failures, opened_run, publish_label, reason_to_keep, record_plan
+from pipeline.publishing import publish_label
+from pipeline.run_folder import claim, list_failures, opened_run, reason_to_keep, record_plan
 from pipeline.settings import (
     LabelSettings,
     Settings,

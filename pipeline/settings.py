@@ -151,6 +151,16 @@ class LabelSettings(LabellingRecipe):
     ids: Ids = "class"
     """Values of the label PNGs, which they decide too: class indices, or the schema's source ids."""
     device: str = "auto"
+    workers: int | None = Field(None, ge=0)
+    """Processes of this machine that label; 0: one a GPU; None: this process itself."""
+    scheduler: str | None = None
+    """Address of the dask scheduler whose workers label."""
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    """Files of the certificates for a `tls://` scheduler."""
+    dashboard: bool = False
+    """Show dask's dashboard of the processes of this machine, on loopback."""
     shard: ShardText | None = None
     """Label the images of this shard only; None: all of them. It decides no pixel."""
     out: Path
@@ -167,6 +177,21 @@ class LabelSettings(LabellingRecipe):
                 f"images; choose a folder elsewhere"
             )
         return self
+
+    @model_validator(mode="after")
+    def _one_way_to_label(self) -> Self:
+        if self.workers is not None and self.scheduler is not None:
+            raise SettingsError("got both workers and scheduler: the scheduler's workers are those that label")
+        if self.scheduler is None and (self.tls_ca or self.tls_cert or self.tls_key):
+            raise SettingsError("tls_ca, tls_cert and tls_key are for a scheduler, and none is given")
+        if self.dashboard and self.workers is None:
+            raise SettingsError("dashboard is that of workers; a scheduler that is there already has its own")
+        return self
+
+    @property
+    def is_distributed(self) -> bool:
+        """Whether other processes label than the one that plans and records."""
+        return self.workers is not None or self.scheduler is not None
 
     @property
     def form(self) -> LabelFormat:

@@ -26,6 +26,7 @@ class ByteAccount:
         self.limit = limit
         self._used = 0
         self._rows = 0
+        self._granted = 0
         self._watched: dict[Path, int] = {}
         self._lock = threading.Lock()
 
@@ -34,6 +35,46 @@ class ByteAccount:
         """Bytes that are there or reserved."""
         with self._lock:
             return self._used + self._rows * LEDGER_ROW + sum(self._watched.values())
+
+    @property
+    def room(self) -> int | None:
+        """Bytes that may still be reserved or granted; None: nobody limits them."""
+        if self.limit is None:
+            return None
+        used = self.used
+        with self._lock:
+            return max(0, self.limit - used - self._granted - MARGIN)
+
+    def grant(self, count: int) -> None:
+        """Promise bytes to another process, which keeps an account of its own of them.
+
+        Raises:
+            BudgetError: there is no room for them; nothing is granted.
+        """
+        with self._lock:
+            used = self._used + self._rows * LEDGER_ROW + sum(self._watched.values()) + self._granted
+            if self.limit is not None and used + count + MARGIN > self.limit:
+                raise BudgetError(f"the budget of {_kb(self.limit)} has no room for {_kb(count)} more")
+            self._granted += count
+
+    def take_back(self, count: int, used: int = 0, rows: int = 0) -> None:
+        """End a grant.
+
+        Args:
+            count: as it was given.
+            used: bytes of it that were written.
+            rows: entries that the ledger will get for them.
+        """
+        with self._lock:
+            self._granted -= count
+            self._used += used
+            self._rows += rows
+
+    def recount(self, used: int) -> None:
+        """Begin anew from what was measured: bytes of all files, the ledger's among them; grants stay."""
+        with self._lock:
+            self._watched = {path: _size(path) for path in self._watched}
+            self._used, self._rows = used - sum(self._watched.values()), 0
 
     @property
     def ledger_bytes(self) -> int:
@@ -79,7 +120,7 @@ class ByteAccount:
         with self._lock:
             used = self._used + (self._rows + rows) * LEDGER_ROW + sum(self._watched.values()) + count
             more = count + rows * LEDGER_ROW
-            if self.limit is not None and more > 0 and used + margin > self.limit:
+            if self.limit is not None and more > 0 and used + self._granted + margin > self.limit:
                 raise BudgetError(
                     f"the budget of {_kb(self.limit)} is used up: the run's files take {_kb(used - more)}, "
                     f"{_kb(MARGIN)} are kept free for the ledger, and what is next would take {_kb(more)}"

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline import forecast as module
 from pipeline.forecast import ENOUGH, Forecast
-from pipeline.run_folder import publish_label
+from pipeline.publishing import publish_label
 from storage.account import MARGIN, ByteAccount
 from storage.budget import LEDGER_BYTES
 from storage.label_map import LabelMap

@@ -1,0 +1,64 @@
+"""Opens the workers that a run's settings name."""
+
+import os
+import uuid
+
+from pipeline.dask_cluster import Certificates, Cluster, ExistingCluster, LocalProcesses
+from pipeline.dask_task import Offer
+from pipeline.dask_workers import DaskWorkers
+from pipeline.labeller import LabelJob
+from pipeline.settings import LabelSettings
+from pipeline.teacher_source import TeacherSource
+from storage.account import ByteAccount
+from storage.budget import measure_bytes
+from storage.errors import SettingsError
+
+
+def open_dask_workers(
+    settings: LabelSettings, job: LabelJob, source: TeacherSource, account: ByteAccount
+) -> DaskWorkers:
+    """Start the processes of this machine, or connect to the cluster that is there.
+
+    Raises:
+        SettingsError: there are not as many GPUs as are asked for, or the address is none.
+        WorkerError: no scheduler answers.
+        WorkspaceError: the run's folder cannot be written.
+    """
+    cluster = _cluster(settings)
+    offer = Offer(f"autocoarse-{uuid.uuid4().hex}", job, source, settings.images.absolute())
+    # what a worker must find to know that it sees this very folder
+    job.workspace.publish(job.workspace.scratch / offer.name, b"", small=True)
+    return DaskWorkers(cluster, offer, account, lambda: measure_bytes(job.workspace.root).total_bytes)
+
+
+def _cluster(settings: LabelSettings) -> Cluster:
+    if settings.scheduler is not None:
+        certificates = Certificates(settings.tls_ca, settings.tls_cert, settings.tls_key)
+        return ExistingCluster(settings.scheduler, certificates)
+    count, gpus = settings.workers or 0, visible_gpus(settings.device)
+    if not count and not gpus:
+        raise SettingsError("workers is 0, one a GPU, and there is no GPU; give the number of processes")
+    if count > len(gpus) > 0:
+        raise SettingsError(
+            f"workers is {count}, and there are {len(gpus)} GPUs: {', '.join(gpus)}; two on one would only share it"
+        )
+    return LocalProcesses(count or len(gpus), gpus[: count or None], dashboard=settings.dashboard)
+
+
+def visible_gpus(device: str) -> tuple[str, ...]:
+    """The GPUs that processes can be given, in the terms of CUDA_VISIBLE_DEVICES.
+
+    Args:
+        device: as in the settings; a single GPU, or the CPU, is not given to many.
+
+    Raises:
+        SettingsError: the device is one GPU.
+    """
+    import torch
+
+    if device == "cpu" or not torch.cuda.is_available():
+        return ()
+    if device not in ("auto", "cuda"):
+        raise SettingsError(f"device is {device!r}, one GPU; with workers give cuda, and each has one of its own")
+    told = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return tuple(told.split(",")) if told else tuple(str(number) for number in range(torch.cuda.device_count()))

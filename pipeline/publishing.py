@@ -1,0 +1,58 @@
+"""Publishing a label: encoded, written into its run's folder, and told of in an entry.
+
+Which labels are made, and what is recorded of them, is others' work.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from storage.label_map import LabelMap
+from storage.label_png import DEFAULT_FORMAT, LabelFormat, encode_label_png
+from storage.ledger import Entry
+from storage.schema import ClassSchema
+from storage.workspace import Workspace
+
+
+def publish_label(
+    workspace: Workspace,
+    key: str,
+    label: LabelMap,
+    provenance: Mapping[str, str | float],
+    form: LabelFormat = DEFAULT_FORMAT,
+    schema: ClassSchema | None = None,
+    beside: Sequence[tuple[Path, bytes]] = (),
+    **more: Any,  # noqa: ANN401 - fields of an entry
+) -> Entry:
+    """Write a label into a run's folder, and give the entry that says what was written.
+
+    Args:
+        workspace: the folder.
+        key: of the item.
+        label: what is written.
+        provenance: what it was made with, kept in the file.
+        form: how it is written.
+        schema: its classes, where the form needs them.
+        beside: other files of the item, written before the label, which is what says that the item is whole.
+        more: what else the entry says: the settings' digest, the image, the time.
+
+    Raises:
+        WorkspaceError: the label cannot be written.
+        BudgetError: it would pass the run's budget.
+    """
+    path = workspace.label_path(key)
+    content = encode_label_png(label, provenance, form, schema)
+    workspace.publish_together([*beside, (path, content)], rows=1)
+    return Entry(
+        key=key,
+        status="done",
+        height=label.height,
+        width=label.width,
+        ignored=label.ignored,
+        bytes=len(content),
+        modified_ns=path.stat().st_mtime_ns,
+        sha256=hashlib.sha256(content).hexdigest(),
+        counts=tuple(label.counts[: label.num_classes].tolist()),
+        **more,
+    )
