@@ -1,5 +1,6 @@
 """`autocoarse label`: label a folder of images with a teacher."""
 
+import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from pipeline.labelling import LabelRun
 
 _FAILURES_SHOWN = 20
+
+_LOOK_SECONDS = 1.0
+"""At many images a second the workers are not looked at for each."""
 
 
 @click.command()
@@ -90,10 +94,12 @@ def _say_plan(run: "LabelRun", console: Console) -> None:
     of_shard = "" if settings.shard is None else f" of shard {settings.shard}"
     console.say(
         f"{plan.total} images{of_shard}: {len(plan.done)} done before, {len(plan.to_do)} to label{refused}, with "
-        f"{run.teacher.spec.network} on {run.teacher.device}, scales "
+        f"{run.teacher.spec.network} on {run.workers.name or run.teacher.device}, scales "
         f"{', '.join(f'{s:g}' for s in settings.scales)}, threshold {settings.threshold:g}"
         + (f" ({own})" if own else "")
     )
+    if run.workers.dashboard:
+        console.say(f"dask's dashboard: {run.workers.dashboard}")
     if plan.done:
         console.say("labels that are done stay as they are, also where --png, --palette or --keep say otherwise now")
     if run.thresholds_off_grid:
@@ -109,15 +115,37 @@ def _say_plan(run: "LabelRun", console: Console) -> None:
 def _follow(run: "LabelRun", console: Console) -> None:
     """Draw the run while it works."""
     plan, summary, limit = run.plan, run.summary, run.settings.budget
+    refused: set[str] = set()
+    workers, looked = "", 0.0
     with Progress("label", len(plan.to_do) + len(plan.refused)) as progress:
         for entry in run:
+            if time.monotonic() - looked > _LOOK_SECONDS:
+                workers, looked = _workers_note(run), time.monotonic()
+                _warn_of_refused(run, console, refused)
             used = human_bytes(run.used_bytes) + ("" if limit is None else f" of {human_bytes(limit)}")
-            progress.advance(note=f"{used}, {summary.failed} failed")
+            progress.advance(note=f"{used}, {summary.failed} failed{workers}")
             if entry.status == "failed" and summary.failed <= _FAILURES_SHOWN:
                 click.echo(f"failed: {entry.reason}", err=True)
             _warn_of_shortage(run, console)
     if summary.failed > _FAILURES_SHOWN:
         click.echo(f"failed: {summary.failed - _FAILURES_SHOWN} more", err=True)
+
+
+def _workers_note(run: "LabelRun") -> str:
+    """How many workers there are, and how fast each is; nothing where there is but this process."""
+    rates = sorted(worker.rate for worker in run.workers.view() if worker.state == "ready")
+    if not rates:
+        return ""
+    each = f"{rates[0]:.2f}" if len(rates) == 1 else f"{rates[0]:.2f} to {rates[-1]:.2f}"
+    return f", {len(rates)} workers of {each} images/s"
+
+
+def _warn_of_refused(run: "LabelRun", console: Console, known: set[str]) -> None:
+    """Say once of each worker that is not used why it is not."""
+    for worker in run.workers.view():
+        if worker.state not in ("opening", "ready") and worker.name not in known:
+            known.add(worker.name)
+            console.warn(f"worker {worker.name} is not used: {worker.state}")
 
 
 def _left(run: "LabelRun") -> int:
@@ -165,6 +193,7 @@ def _report(run: "LabelRun", console: Console, seconds: float, full: OSError | N
             "images_per_second": round(summary.labelled / seconds, 3),
             "ignore_fraction": summary.ignore_fraction,
             "settings_digest": run.digest,
+            "workers": [dataclasses.asdict(worker) for worker in run.workers.view()],
             "shard": None if run.settings.shard is None else str(run.settings.shard),
             "out": str(run.settings.out),
         }

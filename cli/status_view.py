@@ -1,5 +1,6 @@
 """What `status` says: runs as blocks, as lines and as JSON, and what to do next."""
 
+import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -108,6 +109,7 @@ def _run_as_json(run: "RunStatus") -> dict[str, Any]:
         "forecast_bytes": run.forecast_bytes,
         "lacks_room": run.lacks_room,
         "ignore_fraction": run.ignore_fraction,
+        "workers": [dataclasses.asdict(worker) for worker in run.workers],
         "failures": [{"key": f.key, "reason": f.reason} for f in run.failures],
         "next": next_steps(run),
     }
@@ -119,6 +121,7 @@ def block(run: "RunStatus") -> list[str]:
     lines = [f"{run.root}: {_state(run)}{working}", f"  {_counts(run.total, run.done, run.failed, run.left)}"]
     if run.images_per_second is not None:
         lines.append(f"  {_speed(run.images_per_second, run.seconds_left)}")
+    lines += _workers(run)
     lines.append(f"  {_bytes(run)}")
     if run.ignore_fraction is not None:
         lines.append(f"  {run.ignore_fraction:.1%} of the pixels ignored")
@@ -128,6 +131,20 @@ def block(run: "RunStatus") -> list[str]:
     if run.failed > len(run.failures):
         lines.append(f"  all reasons are in {run.root / 'failed.txt'}, once it has ended")
     return lines + [f"next: {step}" for step in next_steps(run)]
+
+
+def _workers(run: "RunStatus") -> list[str]:
+    """How the workers are, the slowest of those that work and all that are not used."""
+    ready = sorted((w for w in run.workers if w.state == "ready"), key=lambda worker: worker.rate)
+    opening = sum(worker.state == "opening" for worker in run.workers)
+    refused = [worker for worker in run.workers if worker.state not in ("opening", "ready")]
+    if not run.workers:
+        return []
+    text = f"  {len(ready)} workers" + (f", {opening} more load the teacher" if opening else "")
+    ready = [worker for worker in ready if worker.rate]
+    if ready:
+        text += f"; the slowest, {ready[0].name}, {ready[0].rate:.2f} images/s, the fastest {ready[-1].rate:.2f}"
+    return [text, *(f"  not used: {worker.name}: {worker.state}" for worker in refused)]
 
 
 def _state(run: "RunStatus") -> str:

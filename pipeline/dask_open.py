@@ -2,6 +2,7 @@
 
 import os
 import uuid
+from importlib.util import find_spec
 
 from pipeline.dask_cluster import Certificates, Cluster, ExistingCluster, LocalProcesses
 from pipeline.dask_task import Offer
@@ -35,6 +36,8 @@ def _cluster(settings: LabelSettings) -> Cluster:
     if settings.scheduler is not None:
         certificates = Certificates(settings.tls_ca, settings.tls_cert, settings.tls_key)
         return ExistingCluster(settings.scheduler, certificates)
+    if settings.dashboard and find_spec("bokeh") is None:
+        raise SettingsError("dask's dashboard needs bokeh; pip install 'autocoarse[dashboard]', or leave it out")
     count, gpus = settings.workers or 0, visible_gpus(settings.device)
     if not count and not gpus:
         raise SettingsError("workers is 0, one a GPU, and there is no GPU; give the number of processes")

@@ -15,7 +15,7 @@ from distributed import Client, Future, Scheduler
 
 from pipeline.dask_files import give_file
 from pipeline.dask_task import Answer, Offer, open_labeller
-from pipeline.workers import WorkerView
+from pipeline.worker_view import WorkerView
 
 State = Literal["asked", "opening", "ready", "refused"]
 

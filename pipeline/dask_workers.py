@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from distributed import Client, Future
+from distributed import Client, Future, Scheduler
 from distributed.client import ClosedClientError, FutureCancelledError
 from distributed.scheduler import KilledWorker
 
@@ -22,7 +22,8 @@ from pipeline.dask_cluster import Cluster, connect, quieten
 from pipeline.dask_pool import PooledWorker, WorkerPool
 from pipeline.dask_task import Offer, ShardResult, forget_labeller, label_shard, stop_labelling
 from pipeline.shard_queue import ATTEMPTS, Shard, ShardQueue
-from pipeline.workers import Record, WorkerView
+from pipeline.worker_view import WorkerView
+from pipeline.workers import Record
 from storage.account import LEDGER_ROW, ByteAccount
 from storage.errors import AutocoarseError, BudgetError, DiskFullError, WorkerError
 from storage.layouts import Item
@@ -95,9 +96,17 @@ class DaskWorkers:
         return tuple(worker.view() for worker in [*self._pool.workers.values()])
 
     @property
+    def name(self) -> str:
+        """Where the workers are."""
+        return self._cluster.name
+
+    @property
     def dashboard(self) -> str:
         """Address of dask's dashboard; empty where there is none."""
-        link: str = self._client.dashboard_link or ""
+        # dask makes up an address also where there is no dashboard
+        if not self._client.run_on_scheduler(_has_dashboard):
+            return ""
+        link: str = self._client.dashboard_link
         return link
 
     def close(self) -> None:
@@ -349,3 +358,7 @@ class DaskWorkers:
         for flight in self._flights.values():
             self._release(flight)
         self._flights.clear()
+
+
+def _has_dashboard(dask_scheduler: Scheduler) -> bool:
+    return "dashboard" in dask_scheduler.services

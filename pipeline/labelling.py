@@ -3,9 +3,10 @@
 Who labels is in `workers`, and how in `labeller`. This is the driver: it plans, and it alone writes the ledger.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Self
 
 from pipeline.forecast import Forecast
@@ -26,6 +27,8 @@ from storage.schema import load_schema
 from storage.soft_store import StoreForm, is_on_grid
 from storage.workspace import Workspace
 from teacher import Teacher, load_teacher
+
+_SHOW_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -84,6 +87,7 @@ class LabelRun:
     def __init__(self, settings: LabelSettings) -> None:
         self.settings = settings
         self._account = ByteAccount(settings.budget)
+        self._shown = 0.0
         self.workspace = Workspace(settings.out, self._account)
         if not self.workspace.ledger.exists():
             self._account.open(LEDGER_BYTES, self.workspace.ledger)  # a hopeless budget leaves nothing behind
@@ -205,6 +209,13 @@ class LabelRun:
             for entry in recorded:
                 self.summary.add(entry)
                 self.forecast.add(entry)
+        self._show_workers()
         if full is not None:
             raise full
         return recorded
+
+    def _show_workers(self) -> None:
+        """Leave in the ledger, now and then, how the workers stand, for those who look on from elsewhere."""
+        if time.monotonic() - self._shown >= _SHOW_SECONDS and (workers := self.workers.view()):
+            self.ledger.record_workers([asdict(worker) for worker in workers])
+            self._shown = time.monotonic()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.forecast import ENOUGH
+from pipeline.worker_view import WorkerView
 from storage.account import LEDGER_ROW, MARGIN
 from storage.budget import LEDGER_BYTES, LEDGER_ENTRY_BYTES
 from storage.errors import MissingFileError
@@ -75,6 +76,8 @@ class RunStatus:
     """When the latest label was written."""
     failures: tuple[Failure, ...]
     """The latest ones, the latest first."""
+    workers: tuple[WorkerView, ...] = ()
+    """How each worker stood some seconds ago; none where it labels by itself, or is not at work."""
 
     @property
     def ignore_fraction(self) -> float | None:
@@ -161,6 +164,7 @@ def read_status(workspace: Workspace, now_ns: int | None = None) -> RunStatus:
         plan = _Plan.of(ledger.plan)
         windows = [max(now - seconds * _SECOND, plan.started_ns or 0) for seconds in _WINDOWS]
         windows += [] if plan.started_ns is None else [plan.started_ns]
+        workers = ledger.workers if at_work else []
         sums = tally(ledger, [plan.labels_since_ns, plan.started_ns or 0, *windows])
     done, failed = _count(plan, sums, at_work=at_work)
     left = None if plan.total is None else max(0, plan.total - done - failed)
@@ -188,6 +192,7 @@ def read_status(workspace: Workspace, now_ns: int | None = None) -> RunStatus:
         ignored=sums.ignored,
         last_label_ns=sums.last_label_ns or None,
         failures=sums.failures,
+        workers=tuple(WorkerView(**worker) for worker in workers),
     )
 
 

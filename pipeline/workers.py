@@ -4,10 +4,10 @@ What a worker does with its items is `labeller`'s; the workers of a cluster are 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.labeller import Labeller
+from pipeline.worker_view import WorkerView
 from storage.layouts import Item
 from storage.ledger import Entry
 
@@ -15,23 +15,16 @@ Record = Callable[[list[Entry]], list[Entry]]
 """Records entries, and gives those that are recorded."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerView:
-    """How one worker stands, for those who look on."""
-
-    name: str
-    """Of the host and the process."""
-    state: str
-    """`opening`: it loads the teacher; `ready`; or why it is not used."""
-    device: str
-    labelled: int
-    """Items of which it has sent entries."""
-    rate: float
-    """Items a second while it is at work; 0 before the first."""
-
-
 class Workers(Protocol):
     """One process, or many: what labels items."""
+
+    @property
+    def name(self) -> str:
+        """Where they are; empty for the process itself."""
+
+    @property
+    def dashboard(self) -> str:
+        """Address of a page that shows them; empty where there is none."""
 
     def label(self, items: Iterator[Item], count: int, record: Record) -> Iterator[Entry]:
         """Label items; each becomes one entry, in whatever order.
@@ -58,6 +51,8 @@ class Workers(Protocol):
 
 class OneProcess:
     """The process itself: one device, no dask."""
+
+    name = dashboard = ""
 
     def __init__(self, labeller: Labeller) -> None:
         self._labeller = labeller

@@ -142,6 +142,22 @@ class Ledger:
         """
         with self._writing():
             self._connection.execute("INSERT OR REPLACE INTO run VALUES ('plan', ?)", (json.dumps(plan),))
+            self._connection.execute("DELETE FROM run WHERE name = 'workers'")  # an earlier run's
+
+    @property
+    def workers(self) -> list[dict[str, Any]]:
+        """How each worker stood when `record_workers` was last called; none where a process labels by itself."""
+        text = self._value("workers")
+        return [] if text is None else json.loads(text)
+
+    def record_workers(self, workers: Sequence[Mapping[str, object]]) -> None:
+        """Record how the workers stand, as plain values, for those who look on.
+
+        Raises:
+            WorkspaceError: the disk is full.
+        """
+        with self._writing():
+            self._connection.execute("INSERT OR REPLACE INTO run VALUES ('workers', ?)", (json.dumps(workers),))
 
     def read(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """The rows of a query; until it is answered its run cannot commit, so it must not ask for everything at once.
