@@ -90,17 +90,17 @@ def label(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validated
 def _say_plan(run: "LabelRun", console: Console) -> None:
     plan, settings = run.plan, run.settings
     own = ", ".join(f"{name} {value:g}" for name, value in settings.class_thresholds.items())
-    refused = f", {len(plan.refused)} that cannot be" if plan.refused else ""
+    refused = f", {plan.refused_count} that cannot be" if plan.refused_count else ""
     of_shard = "" if settings.shard is None else f" of shard {settings.shard}"
     console.say(
-        f"{plan.total} images{of_shard}: {len(plan.done)} done before, {len(plan.to_do)} to label{refused}, with "
+        f"{plan.total} images{of_shard}: {plan.done_count} done before, {plan.to_do_count} to label{refused}, with "
         f"{run.teacher.spec.network} on {run.workers.name or run.teacher.device}, scales "
         f"{', '.join(f'{s:g}' for s in settings.scales)}, threshold {settings.threshold:g}"
         + (f" ({own})" if own else "")
     )
     if run.workers.dashboard:
         console.say(f"dask's dashboard: {run.workers.dashboard}")
-    if plan.done:
+    if plan.done_count:
         console.say("labels that are done stay as they are, also where --png, --palette or --keep say otherwise now")
     if run.thresholds_off_grid:
         console.warn(
@@ -117,7 +117,7 @@ def _follow(run: "LabelRun", console: Console) -> None:
     plan, summary, limit = run.plan, run.summary, run.settings.budget
     refused: set[str] = set()
     workers, looked = "", 0.0
-    with Progress("label", len(plan.to_do) + len(plan.refused)) as progress:
+    with Progress("label", plan.left_count) as progress:
         for entry in run:
             if time.monotonic() - looked > _LOOK_SECONDS:
                 workers, looked = _workers_note(run), time.monotonic()
@@ -219,11 +219,11 @@ def _warn_by_model(run: "LabelRun", console: Console) -> None:
     from storage.errors import LayoutError
 
     try:
-        sizes = sample_sizes(run.plan.to_do, limit=50)
+        sizes = sample_sizes(run.plan.sample(50), limit=50)
     except LayoutError:
         return  # nothing to do, or nothing readable: each failure will be recorded with its reason
     classes = len(run.teacher.schema)
-    estimate = make_estimate(sizes, len(run.plan.to_do), classes, "sample", run.workspace.root)
+    estimate = make_estimate(sizes, run.plan.to_do_count, classes, "sample", run.workspace.root)
     if estimate.sizes.hard_png_bytes > estimate.free_bytes:
         console.warn(
             f"the labels may take {human_bytes(estimate.sizes.hard_png_bytes)}, "

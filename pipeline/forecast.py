@@ -20,7 +20,7 @@ from storage.workspace import Workspace
 ENOUGH = 8
 """Labels after which the mean is believed; the first ones of a set come from one folder, and more do not help that."""
 
-_TRIED = 6
+TRIED = 6
 """Labels that are encoded again to see what another preset would save."""
 
 
@@ -38,25 +38,40 @@ class Shortage:
     """What would fit from here on, in the words of the command's options; the smallest change first."""
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Labels that there are already."""
+
+    count: int = 0
+    bytes: int = 0
+    keys: tuple[str, ...] = ()
+    """Of the last ones."""
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry]) -> "Made":
+        """What entries of done items add up to."""
+        return cls(len(entries), sum(entry.bytes for entry in entries), tuple(e.key for e in entries[-TRIED:]))
+
+
 class Forecast:
     """The bytes of a run, foretold.
 
     Args:
         workspace: of the run; its account says what it takes.
-        done: entries of the items that earlier runs have done.
+        done: what earlier runs have made.
         left: items that are to be labelled, or fail.
         preset: of the labels that are to be made.
     """
 
-    def __init__(self, workspace: Workspace, done: Sequence[Entry], left: int, preset: Preset = "fast") -> None:
+    def __init__(self, workspace: Workspace, done: Made, left: int, preset: Preset = "fast") -> None:
         assert workspace.account is not None, "a run that forecasts counts its bytes"
         self._workspace, self._account, self._preset = workspace, workspace.account, preset
         self._start, self._start_ledger = self._account.used, self._account.ledger_bytes
         self._left, self._made = left, 0
         # until this run has made enough of its own, what earlier ones have made is what there is to go by
-        self._labels, self._label_bytes = len(done), sum(entry.bytes for entry in done)
-        self._earlier = max(0, self._start - LEDGER_BYTES) / len(done) if len(done) >= ENOUGH else None
-        self._last = [entry.key for entry in done[-_TRIED:]]
+        self._labels, self._label_bytes = done.count, done.bytes
+        self._earlier = max(0, self._start - LEDGER_BYTES) / done.count if done.count >= ENOUGH else None
+        self._last = list(done.keys)
         self._warned = False
 
     def add(self, entry: Entry) -> None:
@@ -66,7 +81,7 @@ class Forecast:
             self._made += 1
             self._labels += 1
             self._label_bytes += entry.bytes
-            self._last = [*self._last[1 - _TRIED :], entry.key]
+            self._last = [*self._last[1 - TRIED :], entry.key]
 
     @property
     def bytes_each(self) -> float | None:

@@ -7,12 +7,14 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Self
 
 from pipeline.forecast import Forecast
 from pipeline.kept_confidence import StoreWriter, find_store, release_slots
 from pipeline.labeller import LabelJob, Labeller
-from pipeline.plan import Plan, make_plan
+from pipeline.plan import Plan
+from pipeline.plan_making import PlanMaker
 from pipeline.provenance import decisive_settings, label_provenance
 from pipeline.run_folder import claim, list_failures, opened_run, record_plan, refuse_foreign
 from pipeline.settings import LabelSettings, settings_digest, thresholds_by_class
@@ -21,7 +23,7 @@ from pipeline.workers import OneProcess, Workers
 from storage.account import ByteAccount
 from storage.budget import LEDGER_BYTES, measure_bytes
 from storage.errors import BudgetError
-from storage.layouts import Listing, list_images
+from storage.layouts import find_images
 from storage.ledger import Entry
 from storage.schema import load_schema
 from storage.soft_store import StoreForm, is_on_grid
@@ -29,6 +31,7 @@ from storage.workspace import Workspace
 from teacher import Teacher, load_teacher
 
 _SHOW_SECONDS = 5.0
+_REFUSED_PAGE = 1000
 
 
 @dataclass(slots=True)
@@ -92,8 +95,7 @@ class LabelRun:
         if not self.workspace.ledger.exists():
             self._account.open(LEDGER_BYTES, self.workspace.ledger)  # a hopeless budget leaves nothing behind
         # the cheap checks come first: a wrong path should not cost the loading of a network
-        listing = list_images(settings.images, settings.layout, exclude=[settings.out, self.workspace.labels])
-        listing = listing.of_shard(settings.shard)
+        find_images(settings.images, settings.layout)
         schema = None if settings.classes is None else load_schema(settings.classes)
         with ExitStack() as stack:
             self.ledger = stack.enter_context(opened_run(self.workspace))
@@ -106,34 +108,36 @@ class LabelRun:
             self.decisive = decisive_settings(settings, self.teacher)
             self.digest = settings_digest(self.decisive)
             self._provenance = label_provenance(self.decisive, self.teacher.schema)
-            self._plan(listing)
+            self._plan()
+            stack.callback(self.plan.close)
             self.workers = self._open_workers()
             stack.callback(self.workers.close)
             self._stack = stack.pop_all()
 
-    def _plan(self, listing: Listing) -> None:
+    def _plan(self) -> None:
         """Decide what is to do, and only then write: a run that is refused leaves the folder as it was."""
         settings, workspace, ledger, schema = self.settings, self.workspace, self.ledger, self.teacher.schema
         refuse_foreign(workspace, ledger, ledger.settings, self.decisive, settings)
         store = None
         if settings.keep != "none":
             store = find_store(workspace, StoreForm(settings.keep, settings.keep_steps, schema.names))
-        self.plan = make_plan(listing, ledger, workspace, self.digest, store)
-        used, to_write = measure_bytes(settings.out).total_bytes, bool(self.plan.to_do or self.plan.refused)
-        self._account.open(used, workspace.ledger, to_write=to_write)
+        maker = PlanMaker(ledger, workspace, self.digest, store)
+        self.plan = maker.make(settings.images, settings.layout, [settings.out, workspace.labels], settings.shard)
+        used = measure_bytes(settings.out).total_bytes
+        self._account.open(used, workspace.ledger, to_write=self.plan.left_count > 0)
         claim(workspace, ledger, ledger.settings, self.decisive, settings, "label", schema)
-        ledger.forget_failures(listing.keys)
-        keys = [item.key for item in self.plan.to_do]
+        ledger.forget_failures(self.plan)
+        keys = (item.key for item in self.plan.to_do())
         self._keeper = None if store is None else StoreWriter.open(workspace, store, ledger, keys)
         if store is None:
             release_slots(workspace, ledger, keys)  # an earlier run was to keep what this one does not
-        self.summary = LabelSummary(total=self.plan.total, skipped=len(self.plan.done))
-        for entry in self.plan.done:
-            self.summary.add_label(entry)
-        record_plan(workspace, ledger, self.plan.total, len(self.plan.done))
+        done = self.plan.done
+        self.summary = LabelSummary(
+            self.plan.total, done.made.count, bytes=done.made.bytes, pixels=done.pixels, ignored=done.ignored
+        )
+        record_plan(workspace, ledger, self.plan.total, done.made.count)
         self._account.settle(rows=0)
-        left = len(self.plan.to_do) + len(self.plan.refused)
-        self.forecast = Forecast(workspace, self.plan.done, left, settings.png)
+        self.forecast = Forecast(workspace, done.made, self.plan.left_count, settings.png)
 
     def _open_workers(self) -> Workers:
         """Who labels: this process, or those that the settings name; nobody new where there is nothing to do."""
@@ -150,7 +154,7 @@ class LabelRun:
             None if self._keeper is None else replace(self._keeper, workspace=workspace),
         )
         source = TeacherSource.of(settings, self.teacher, self._thresholds)
-        if not settings.is_distributed or not self.plan.to_do:
+        if not settings.is_distributed or not self.plan.to_do_count:
             job = replace(job, workspace=self.workspace)
             return OneProcess(Labeller(job, TeacherDecider(self.teacher, source)))
         from pipeline.dask_open import open_dask_workers  # dask takes half a second that one process has no use for
@@ -185,9 +189,10 @@ class LabelRun:
             WorkerError: there is no worker any more to do the work.
         """
         try:
-            yield from self._commit(list(self.plan.failures(self.digest)))
-            to_do = self.plan.to_do
-            yield from self.workers.label(iter(to_do), len(to_do), self._commit)
+            refused = self.plan.failures(self.digest)
+            while page := list(islice(refused, _REFUSED_PAGE)):
+                yield from self._commit(page)
+            yield from self.workers.label(self.plan.to_do(), self.plan.to_do_count, self._commit)
         finally:
             list_failures(self.workspace, self.ledger)
 

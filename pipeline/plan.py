@@ -1,80 +1,114 @@
 """The plan of a labelling run: which items are left to do, decided before the first one is touched.
 
-An item is done if, and only if, the ledger has an entry with these settings' digest and the files agree with it.
-A label that this run did not make is never replaced: its item is refused.
+It is a table in a temporary file, not in memory, so that sets of millions of images can be planned. How it is made is
+in `plan_making`.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import random
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Literal
 
-from pipeline.run_folder import reason_to_keep
-from storage.errors import WorkspaceError
-from storage.layouts import Item, Listing
-from storage.ledger import Entry, Ledger, image_agrees, label_agrees
-from storage.soft_store import SoftStore
-from storage.workspace import Workspace
+from pipeline.forecast import Made
+from storage.layouts import Item
+from storage.ledger import Entry
+
+State = Literal["done", "to do", "look", "refused"]
+
+_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What the items that are finished with these settings add up to."""
+
+    made: Made
+    pixels: int
+    ignored: int
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run has to do, and what it found done."""
+    """What a run has to do, and what it found done; used by the thread that made it."""
 
-    to_do: tuple[Item, ...]
-    done: tuple[Entry, ...]
-    """Entries of items that are finished with these settings."""
-    refused: tuple[tuple[str, str], ...]
-    """Images that cannot be labelled as things lie: (key, or relative path where it has none, reason)."""
+    root: Path
+    """Folder of the images."""
+    table: sqlite3.Connection = field(repr=False)
+    """Of the items, by key: number, key, path, state; and of those refused: key, reason."""
+    done: Done
+    to_do_count: int
+    refused_count: int
+    """Images that cannot be labelled as things lie."""
+
+    @property
+    def done_count(self) -> int:
+        """Items that are finished with these settings."""
+        return self.done.made.count
+
+    @property
+    def left_count(self) -> int:
+        """Items that the run will have an entry of: those to do, and those refused."""
+        return self.to_do_count + self.refused_count
 
     @property
     def total(self) -> int:
         """Every image of the listing, whatever becomes of it."""
-        return len(self.to_do) + len(self.done) + len(self.refused)
+        return self.done_count + self.left_count
+
+    def to_do(self) -> Iterator[Item]:
+        """The items to label, by key."""
+        return (item for _, item in items_in(self.table, self.root, "to do"))
+
+    def sample(self, limit: int) -> list[Item]:
+        """Some of the items to label, at random and always the same."""
+        (last,) = self.table.execute("SELECT max(number) FROM items").fetchone()
+        if self.to_do_count <= limit or last is None:
+            return list(islice(self.to_do(), limit))
+        drawn: dict[int, Item] = {}
+        numbers = random.Random(0)  # noqa: S311 - no secret
+        for _ in range(20 * limit):
+            number = numbers.randint(1, last)
+            query = "SELECT key, path FROM items WHERE number = ? AND state = 'to do'"
+            if row := self.table.execute(query, (number,)).fetchone():
+                drawn[number] = Item(row[0], self.root / row[1])
+            if len(drawn) == limit:
+                break
+        return list(drawn.values()) or list(islice(self.to_do(), limit))
 
     def failures(self, digest: str) -> Iterator[Entry]:
         """The failed entries of the images that are refused."""
-        for key, reason in self.refused:
-            yield Entry(key=key, status="failed", settings_digest=digest, reason=reason)
+        return refusals(self.table.execute("SELECT key, reason FROM refused ORDER BY rowid"), digest)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether an image goes by this name in a ledger: by its key, or by its relative path where it has none."""
+        (images,) = self.table.execute("SELECT count(*) FROM images WHERE key = ?", (name,)).fetchone()
+        refused = "SELECT 1 FROM refused WHERE key = ?"
+        return images == 1 or self.table.execute(refused, (name,)).fetchone() is not None
+
+    def close(self) -> None:
+        """Give the table's room back."""
+        self.table.close()
 
 
-def make_plan(
-    listing: Listing, ledger: Ledger, workspace: Workspace, digest: str, store: SoftStore | None = None
-) -> Plan:
-    """Split the images of a listing into those that are done, those to do, and those that are refused.
+def items_in(table: sqlite3.Connection, root: Path, state: State) -> Iterator[tuple[int, Item]]:
+    """Items of a state with their numbers, a page at a time, so that they may be given another state meanwhile."""
+    last = 0
+    query = "SELECT number, key, path FROM items WHERE number > ? AND state = ? ORDER BY number LIMIT ?"
+    while page := table.execute(query, (last, state, _PAGE)).fetchall():
+        for number, key, path in page:
+            yield number, Item(key, root / path)
+        last = page[-1][0]
+
+
+def refusals(refused: Iterable[tuple[str, str]], digest: str) -> Iterator[Entry]:
+    """The failed entries of items that are refused.
 
     Args:
-        listing: the images.
-        ledger: what earlier runs recorded.
-        workspace: where the labels are.
+        refused: the key of each, and why.
         digest: of the settings that decide pixels.
-        store: where confidence is to be kept; what has none there is not done.
     """
-    slots = {} if store is None else ledger.slots()
-    to_do: list[Item] = []
-    done: list[Entry] = []
-    refused = list(listing.problems)
-    for item in listing.items:
-        try:
-            label = workspace.label_path(item.key)
-        except WorkspaceError as error:
-            refused.append((item.key, f"{item.image}: {error}"))
-            continue
-        entry = ledger.get(item.key)
-        if (
-            entry is not None
-            and entry.status == "done"
-            and entry.settings_digest == digest
-            and image_agrees(entry, item.image)
-            and label_agrees(entry, label)
-            and (store is None or _is_kept(store, slots.get(item.key), entry))
-        ):
-            done.append(entry)
-        elif reason := reason_to_keep(label, digest, "the image labelled"):
-            refused.append((item.key, reason))
-        else:
-            to_do.append(item)
-    return Plan(tuple(to_do), tuple(done), tuple(refused))
-
-
-def _is_kept(store: SoftStore, slot: int | None, entry: Entry) -> bool:
-    """Whether there is a chunk of an item; whether it is whole, `verify` says."""
-    return slot is not None and store.chunk_path(slot, (entry.height, entry.width)).is_file()
+    for key, reason in refused:
+        yield Entry(key=key, status="failed", settings_digest=digest, reason=reason)

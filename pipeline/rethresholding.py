@@ -14,7 +14,7 @@ from typing import Self
 from pydantic import Field
 
 from pipeline.labelling import LabelSummary
-from pipeline.plan import Plan
+from pipeline.plan import refusals
 from pipeline.provenance import label_provenance
 from pipeline.publishing import publish_label
 from pipeline.run_folder import claim, list_failures, opened_run, reason_to_keep, record_plan
@@ -194,7 +194,7 @@ class RethresholdRun:
         Raises:
             DiskFullError, WorkspaceError: a label or the ledger cannot be written; what was made before stays.
         """
-        refused = Plan((), (), self._refused).failures(self.digest)
+        refused = refusals(self._refused, self.digest)
         workers = self.settings.workers or os.cpu_count() or 1
         try:
             yield from work_and_record(self.plan, self._make, self._commit, workers, refused)

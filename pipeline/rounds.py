@@ -186,7 +186,7 @@ def _label(
 ) -> Generator[RoundsProgress, None, _Labels]:
     """Label the extra images, unless the labels are fixed: a student is learning from them, or has."""
     with LabelRun(settings.labelling(out, teacher)) as run:
-        for done, _ in enumerate(() if fixed else run, len(run.plan.done) + 1):
+        for done, _ in enumerate(() if fixed else run, run.plan.done_count + 1):
             yield RoundsProgress(number, settings.rounds, "label", done, run.plan.total)
         summary = run.summary
         failed = summary.total - summary.skipped - summary.labelled

@@ -163,7 +163,7 @@ def list_failures(workspace: Workspace, ledger: Ledger) -> None:
     Raises:
         WorkspaceError: the file cannot be written.
     """
-    reasons = [" ".join(entry.reason.split()) for entry in ledger if entry.status == "failed"]
+    reasons = [" ".join(entry.reason.split()) for entry in ledger.failures()]
     if reasons:
         # where even this has no room the ledger has the reasons, and the file comes with the next run
         with contextlib.suppress(BudgetError):

@@ -227,7 +227,7 @@ def make_teacher(settings: RunSettings) -> Generator[RunProgress, None, Network]
 def make_labels(settings: RunSettings, teacher: Path) -> Generator[RunProgress, None, tuple[LabelSet, ...]]:
     """The next stages: let the teacher label the extra images, and merge that with the human labels, if asked for."""
     with _explained(settings, "label"), LabelRun(settings.labelling(teacher)) as run:
-        for done, _ in enumerate(run, len(run.plan.done) + 1):
+        for done, _ in enumerate(run, run.plan.done_count + 1):
             yield RunProgress("label", done, run.plan.total)
         summary = run.summary
     sets = [_label_set(settings, "label", summary.bytes, summary.failed, summary.labelled)]

@@ -3,7 +3,6 @@
 It lists files and reads none of them but a run's ledger.
 """
 
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from storage.ledger import Ledger
 from storage.run_form import ids_of_run, refuse_other_classes
 from storage.schema import ClassSchema, Ids
 from storage.shard import Shard
+from storage.walk import FoundFile, walk_files
 from storage.workspace import Workspace
 
 Layout = Literal["folder", "cityscapes"]
@@ -71,71 +71,93 @@ class LabelFile:
     ids: Ids
 
 
-def _walk(root: Path, exclude: Sequence[Path]) -> Iterator[Path]:
-    """Files below a folder, hidden ones and excluded folders left out, without following links to folders."""
-    excluded = {p.resolve() for p in exclude}
-    for folder, folders, files in os.walk(root):
-        here = Path(folder)
-        folders[:] = sorted(
-            f
-            for f in folders
-            # labels of a run in the image folder are no images
-            if not f.startswith(".") and (here / f).resolve() not in excluded and not Workspace(here / f).is_run()
-        )
-        yield from (here / f for f in sorted(files) if not f.startswith("."))
-
-
-def list_images(root: Path, layout: Layout = "folder", exclude: Sequence[Path] = ()) -> Listing:
-    """List the images below a folder, recursively.
+def find_images(
+    root: Path, layout: Layout = "folder", exclude: Sequence[Path] = ()
+) -> tuple[Path, Iterator[tuple[str, FoundFile]]]:
+    """Find the images below a folder, recursively, one after the other and in no order.
 
     Args:
         root: the image folder; with `cityscapes` also the data set's own root, which holds leftImg8bit.
         layout: how the data set lies on disk.
         exclude: folders to leave out, such as an output folder that lies inside.
 
+    Returns:
+        The folder that they are found below, and of each image the key and the file; the key is empty where the file's
+        name is not UTF-8.
+
+    Raises:
+        MissingFileError: there is no such folder.
+    """
+    if not root.is_dir():
+        raise MissingFileError(f"no image folder {root}")
+    suffix = _CITYSCAPES_IMAGE if layout == "cityscapes" else ""
+    if layout == "cityscapes" and (root / "leftImg8bit").is_dir():
+        root = root / "leftImg8bit"
+
+    def find() -> Iterator[tuple[str, FoundFile]]:
+        for file in walk_files(root, exclude):
+            stem, dot, ending = file.relative.rpartition(".")
+            if f"{dot}{ending}".lower() in IMAGE_SUFFIXES and stem.endswith(suffix) and not stem.endswith("/"):
+                yield stem if is_utf8(file.relative) else "", file
+
+    return root, find()
+
+
+def no_images(root: Path, layout: Layout) -> LayoutError:
+    """The error that there is nothing to label."""
+    wanted = f"*{_CITYSCAPES_IMAGE}.png" if layout == "cityscapes" else ", ".join(sorted(IMAGE_SUFFIXES))
+    return LayoutError(f"{root}: no images found below it (layout {layout} looks for {wanted})")
+
+
+def bad_name(root: Path, relative: str) -> tuple[str, str]:
+    """What an image goes by whose name is not UTF-8, and what is wrong."""
+    return repr(relative), f"{relative!r} in {root}: its name is not UTF-8; rename it"
+
+
+def shared_key(root: Path, key: str, relatives: Sequence[str]) -> list[tuple[str, str]]:
+    """What images go by that would share a key, and what is wrong with each."""
+    names = " and ".join(PurePosixPath(relative).name for relative in relatives)
+    return [
+        (relative, f"{root / relative}: {names} would share the label {key}.png; rename all but one")
+        for relative in relatives
+    ]
+
+
+def list_images(root: Path, layout: Layout = "folder", exclude: Sequence[Path] = ()) -> Listing:
+    """List the images below a folder, recursively, in memory.
+
+    Args:
+        root: as in `find_images`, and so on.
+        layout: how the data set lies on disk.
+        exclude: folders to leave out.
+
     Raises:
         MissingFileError: there is no such folder.
         LayoutError: it holds no image.
     """
-    if not root.is_dir():
-        raise MissingFileError(f"no image folder {root}")
-    suffix = ""
-    if layout == "cityscapes":
-        suffix = _CITYSCAPES_IMAGE
-        root = root / "leftImg8bit" if (root / "leftImg8bit").is_dir() else root
-    by_key: dict[str, list[Path]] = defaultdict(list)
+    folder, found = find_images(root, layout, exclude)
+    by_key: dict[str, list[str]] = defaultdict(list)
     problems = []
-    for path in _walk(root, exclude):
-        if path.suffix.lower() not in IMAGE_SUFFIXES or not path.stem.endswith(suffix):
-            continue
-        relative = path.relative_to(root)
-        if _is_utf8(relative):
-            by_key[relative.with_suffix("").as_posix()].append(path)
+    for key, file in found:
+        if key:
+            by_key[key].append(file.relative)
         else:
-            name = repr(relative.as_posix())
-            problems.append((name, f"{name} in {root}: its name is not UTF-8; rename it"))
+            problems.append(bad_name(folder, file.relative))
     if not by_key and not problems:
-        wanted = f"*{suffix}.png" if suffix else ", ".join(sorted(IMAGE_SUFFIXES))
-        raise LayoutError(f"{root}: no images found below it (layout {layout} looks for {wanted})")
+        raise no_images(folder, layout)
     items = []
-    for key, paths in sorted(by_key.items()):
-        if len(paths) == 1:
-            items.append(Item(key, paths[0]))
-            continue
-        names = " and ".join(p.name for p in paths)
-        problems += [
-            (
-                p.relative_to(root).as_posix(),
-                f"{p}: {names} would share the label {key}.png; rename all but one",
-            )
-            for p in paths
-        ]
+    for key, relatives in sorted(by_key.items()):
+        if len(relatives) == 1:
+            items.append(Item(key, folder / relatives[0]))
+        else:
+            problems += shared_key(folder, key, sorted(relatives))
     return Listing(tuple(items), tuple(problems))
 
 
-def _is_utf8(path: Path) -> bool:
+def is_utf8(text: str) -> bool:
+    """Whether a path can be written in a ledger."""
     try:
-        str(path).encode()
+        text.encode()
     except UnicodeEncodeError:
         return False
     return True
@@ -187,7 +209,7 @@ def list_labels(
         wanted = {s: i for s, i in _CITYSCAPES_LABELS.items() if ids in (None, i)}
         suffixes = {kind + s: i for s, i in wanted.items() for kind in _CITYSCAPES_KINDS}
     found: dict[str, LabelFile] = {}
-    for path in _walk(root, ()):
+    for path in sorted(root / file.relative for file in walk_files(root)):
         key = path.relative_to(root).with_suffix("").as_posix()
         if path.suffix.lower() != ".png" or (done is not None and key not in done):
             continue

@@ -7,7 +7,7 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -262,7 +262,12 @@ class Ledger:
         """The keys of all items that are done."""
         return frozenset(key for (key,) in self._connection.execute("SELECT key FROM entries WHERE status = 'done'"))
 
-    def forget_failures(self, listed: frozenset[str]) -> None:
+    def failures(self) -> Iterator[Entry]:
+        """The entries of the items that failed, by key."""
+        for row in self._connection.execute("SELECT * FROM entries WHERE status = 'failed' ORDER BY key"):
+            yield _from_row(row)
+
+    def forget_failures(self, listed: Container[str]) -> None:
         """Drop the failed items whose key is none of `listed`: their images are gone, or have other names by now."""
         failed = self._connection.execute("SELECT key FROM entries WHERE status = 'failed'").fetchall()
         with self._writing():

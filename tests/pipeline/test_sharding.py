@@ -126,7 +126,7 @@ def test_other_shards_items_are_not_unfinished(settings: LabelSettings) -> None:
     assert (projection.done, projection.left) == (1, 3)
     assert kinds(settings.out) == {"unfinished": 3}
     with LabelRun(settings) as run:
-        assert (run.plan.total, len(run.plan.done), len(run.plan.to_do)) == (4, 1, 3)
+        assert (run.plan.total, run.plan.done_count, run.plan.to_do_count) == (4, 1, 3)
         assert len(list(run)) == 3
     assert kinds(settings.out) == {}
     found = measure_bytes(settings.out)
