@@ -1,6 +1,14 @@
 """Fixtures that every floor's tests share."""
 
-from collections.abc import Callable
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -62,3 +70,85 @@ def tiny_teacher(tmp_path: Path, schema: ClassSchema) -> Path:
     path = tmp_path / "tiny_teacher.pt"
     save_checkpoint(path, network, spec, schema, {})
     return path
+
+
+@dataclass
+class DaskCluster:
+    """A scheduler and workers in processes of their own, started on loopback the way a user starts them."""
+
+    folder: Path
+    port: int = 0
+    tls: tuple[str, ...] = ()
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        """Of the scheduler."""
+        return f"{'tls' if self.tls else 'tcp'}://127.0.0.1:{self.port}"
+
+    def start_scheduler(self, **environment: str) -> subprocess.Popen[bytes]:
+        """Start `dask scheduler`, on the port that an earlier one had if there was one, and wait until it listens."""
+        if not self.port:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                self.port = probe.getsockname()[1]
+        protocol = ("--protocol", "tls") if self.tls else ()
+        options = ("--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard", *protocol, *self.tls)
+        process = self._start("scheduler", options, environment)
+        self._wait_for_port(process)
+        return process
+
+    def start_worker(
+        self, *options: str, address: str = "", before: tuple[str, ...] = (), **environment: str
+    ) -> subprocess.Popen[bytes]:
+        """Start `dask worker` with one process of one thread.
+
+        Args:
+            options: more of its options.
+            address: where it finds the scheduler; the scheduler's own by default.
+            before: a command that starts it.
+            environment: more of its environment.
+        """
+        one = ("--nworkers", "1", "--nthreads", "1", "--no-dashboard", "--local-directory", str(self.folder))
+        return self._start("worker", (address or self.address, *one, *self.tls, *options), environment, before)
+
+    def _start(
+        self, what: str, options: tuple[str, ...], environment: dict[str, str], before: tuple[str, ...] = ()
+    ) -> subprocess.Popen[bytes]:
+        program = str(Path(sys.executable).with_name("dask"))
+        log = (self.folder / f"{what}-{len(self.processes)}.log").open("wb")
+        process = subprocess.Popen(
+            [*before, program, what, *options],
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # a nanny and its worker are ended together
+        )
+        self.processes.append(process)
+        return process
+
+    def _wait_for_port(self, process: subprocess.Popen[bytes]) -> None:
+        for _ in range(600):
+            assert process.poll() is None, "the scheduler has ended"
+            with socket.socket() as probe:
+                if not probe.connect_ex(("127.0.0.1", self.port)):
+                    return
+            time.sleep(0.05)
+        raise AssertionError("the scheduler does not listen")
+
+    def stop(self) -> None:
+        """End all of them."""
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[DaskCluster]:
+    """A cluster without anything in it yet."""
+    folder = tmp_path / "dask"
+    folder.mkdir()
+    started = DaskCluster(folder)
+    yield started
+    started.stop()

@@ -80,7 +80,9 @@ _STATES = {
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     states=st.dictionaries(
-        st.from_regex(r"[a-c]/[a-z0-9é][a-z0-9 é.]{0,2}[a-z]", fullmatch=True), st.sampled_from(sorted(_STATES)), max_size=12
+        st.from_regex(r"[a-c]/[a-z0-9é][a-z0-9 é.]{0,2}[a-z]", fullmatch=True),
+        st.sampled_from(sorted(_STATES)),
+        max_size=12,
     ),
     count=st.integers(1, 3),
 )
