@@ -21,6 +21,7 @@ from zlib_ng import zlib_ng
 from storage.errors import LabelError, SettingsError
 from storage.image_reader import check_size
 from storage.label_map import LabelMap
+from storage.object_io import read_file
 from storage.schema import ClassSchema, Ids
 
 PROVENANCE_KEYWORD = "autocoarse"
@@ -266,7 +267,7 @@ def read_provenance(path: Path) -> dict[str, str | float]:
         LabelError: it is no whole PNG.
         OSError: the file cannot be read at all.
     """
-    file = io.BytesIO(path.read_bytes())
+    file = io.BytesIO(read_file(path))
     try:
         with Image.open(file, formats=["PNG"]) as image:
             image.load()

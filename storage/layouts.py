@@ -13,6 +13,8 @@ from typing import Literal
 from storage.errors import LayoutError, MissingFileError
 from storage.image_reader import IMAGE_SUFFIXES
 from storage.ledger import Ledger
+from storage.object_walk import is_folder, walk_objects
+from storage.paths import is_remote
 from storage.run_form import ids_of_run, refuse_other_classes
 from storage.schema import ClassSchema, Ids
 from storage.shard import Shard
@@ -85,6 +87,15 @@ def _walk(root: Path, exclude: Sequence[Path]) -> Iterator[Path]:
         yield from (here / f for f in sorted(files) if not f.startswith("."))
 
 
+def _walk_remote(root: Path, exclude: Sequence[Path]) -> Iterator[Path]:
+    """The same of a place in a store."""
+    names = [found.relative for found in walk_objects(root)]
+    runs = {root / name.removesuffix("ledger.sqlite") / "labels" for name in names if name.endswith("/ledger.sqlite")}
+    left_out = [f"{path}/" for path in {*exclude, *runs}]
+    paths = (root / name for name in names)
+    yield from (path for path in paths if not str(path).startswith(tuple(left_out)))
+
+
 def list_images(root: Path, layout: Layout = "folder", exclude: Sequence[Path] = ()) -> Listing:
     """List the images below a folder, recursively.
 
@@ -97,18 +108,18 @@ def list_images(root: Path, layout: Layout = "folder", exclude: Sequence[Path] =
         MissingFileError: there is no such folder.
         LayoutError: it holds no image.
     """
-    if not root.is_dir():
+    if not is_remote(root) and not root.is_dir():
         raise MissingFileError(f"no image folder {root}")
     suffix = ""
     if layout == "cityscapes":
         suffix = _CITYSCAPES_IMAGE
-        root = root / "leftImg8bit" if (root / "leftImg8bit").is_dir() else root
+        root = root / "leftImg8bit" if is_folder(root / "leftImg8bit") else root
     by_key: dict[str, list[Path]] = defaultdict(list)
     problems = []
-    for path in _walk(root, exclude):
+    for path in _walk_remote(root, exclude) if is_remote(root) else _walk(root, exclude):
         if path.suffix.lower() not in IMAGE_SUFFIXES or not path.stem.endswith(suffix):
             continue
-        relative = path.relative_to(root)
+        relative = PurePosixPath(str(path.relative_to(root)))
         if _is_utf8(relative):
             by_key[relative.with_suffix("").as_posix()].append(path)
         else:
@@ -133,7 +144,7 @@ def list_images(root: Path, layout: Layout = "folder", exclude: Sequence[Path] =
     return Listing(tuple(items), tuple(problems))
 
 
-def _is_utf8(path: Path) -> bool:
+def _is_utf8(path: PurePosixPath) -> bool:
     try:
         str(path).encode()
     except UnicodeEncodeError:
