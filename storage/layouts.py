@@ -14,7 +14,7 @@ from storage.errors import LayoutError, MissingFileError
 from storage.image_reader import IMAGE_SUFFIXES
 from storage.ledger import Ledger
 from storage.object_walk import is_folder, walk_objects
-from storage.paths import is_remote
+from storage.paths import is_remote, path_text
 from storage.run_form import ids_of_run, refuse_other_classes
 from storage.schema import ClassSchema, Ids
 from storage.shard import Shard
@@ -91,7 +91,7 @@ def _walk_remote(root: Path, exclude: Sequence[Path]) -> Iterator[Path]:
     """The same of a place in a store."""
     names = [found.relative for found in walk_objects(root)]
     runs = {root / name.removesuffix("ledger.sqlite") / "labels" for name in names if name.endswith("/ledger.sqlite")}
-    left_out = [f"{path}/" for path in {*exclude, *runs}]
+    left_out = [f"{path_text(path)}/" for path in {*exclude, *runs}]
     paths = (root / name for name in names)
     yield from (path for path in paths if not str(path).startswith(tuple(left_out)))
 

@@ -110,7 +110,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__  # its context may be an earlier answer, to another request
 
 
 def _answer(error: BaseException) -> tuple[int, str]:
@@ -127,14 +127,14 @@ def _answer(error: BaseException) -> tuple[int, str]:
 
 
 def _passes(error: Exception) -> bool:
+    if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    if any(kind.__name__ in _PASSING_NAMES for kind in type(error).__mro__):
+        return True  # first of all, as what is half an answer may have a status as well
     status, code = _answer(error)
     if status:
         return (status >= 500 and status != 501) or status in (408, 429) or code in _PASSING_CODES
-    if isinstance(error, ConnectionError | TimeoutError):
-        return True
-    if isinstance(error, OSError) and error.errno in _PASSING_ERRNOS:
-        return True
-    return any(kind.__name__ in _PASSING_NAMES for one in _chain(error) for kind in type(one).__mro__)
+    return isinstance(error, OSError) and error.errno in _PASSING_ERRNOS
 
 
 def _explained(what: str, path: Path, error: Exception, attempts: int) -> AutocoarseError:
@@ -172,7 +172,12 @@ def file_info(path: Path) -> FileInfo:
         found = path.stat()
         return FileInfo(found.st_size, found.st_mtime_ns)
     store = filesystem(path)
-    facts = patiently("cannot look at", path, lambda: store.info(location(path)))
+    if hasattr(store, "call_s3"):  # `info` lists what is not there as well, to see whether it is a folder
+        bucket, _, key = location(path).partition("/")
+        look = lambda: store.call_s3("head_object", Bucket=bucket, Key=key)  # noqa: E731 - one of two
+    else:
+        look = lambda: store.info(location(path))  # noqa: E731
+    facts = patiently("cannot look at", path, look)
     if facts.get("type") == "directory":
         raise MissingFileError(f"{path_text(path)}: there is no such object")
     return info_of(facts)
@@ -197,7 +202,7 @@ def info_of(facts: dict[str, Any]) -> FileInfo:
         moment = datetime.fromisoformat(moment)
     if isinstance(moment, datetime):
         moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    size = int(facts.get("size", facts.get("Size", 0)) or 0)
+    size = next((int(facts[name]) for name in ("size", "Size", "ContentLength") if facts.get(name)), 0)
     tag = next((str(facts[name]) for name in ("ETag", "etag", "md5Hash") if facts.get(name)), f"{size}-{moment}")
     return FileInfo(size, int(moment) * _SECOND, tag)
 

@@ -89,7 +89,7 @@ def is_remote(path: Path) -> bool:
 
 def path_text(path: Path) -> str:
     """A path as `as_path` reads it: of a place in a store its URL."""
-    return str(path)
+    return str(path).rstrip("/") if is_remote(path) else str(path)  # only of a whole bucket there is a slash
 
 
 def lies_in(path: Path, folder: Path) -> bool:

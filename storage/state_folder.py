@@ -19,7 +19,7 @@ def state_folder(root: Path) -> Path:
     Args:
         root: the run.
     """
-    url = path_text(root).rstrip("/")
+    url = path_text(root)
     digest = hashlib.sha256(url.encode()).hexdigest()[:12]
     name = re.sub(r"[^A-Za-z0-9._-]", "_", url.rpartition("/")[2])[:60].lstrip(".")
     return _base() / f"{name or 'run'}-{digest}"
