@@ -38,3 +38,7 @@ class Folder(click.Path):
                 ctx,
             )
         return super().convert(value, param, ctx)
+
+
+FOLDER_OR_URL = Folder(exists=True, urls=True)
+OUT_OR_URL = Folder(exists=False, urls=True)

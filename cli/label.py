@@ -7,11 +7,10 @@ import click
 
 from cli.console import Console, Progress, human_bytes
 from cli.exit_codes import ExitCode
+from cli.folders import FOLDER_OR_URL, OUT_OR_URL
 from cli.label_options import labelling_options
 from cli.options import (
     FILE,
-    FOLDER_OR_URL,
-    OUT_OR_URL,
     ByteSize,
     device_option,
     json_option,

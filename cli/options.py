@@ -12,7 +12,7 @@ import click
 
 from cli.folders import Folder
 from storage.object_io import read_file
-from storage.paths import as_path, is_url
+from storage.paths import as_path, is_remote
 from storage.schema import MAX_CLASSES
 
 _BYTE_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -110,12 +110,9 @@ class SchemaOrCount(click.ParamType[str | int]):
 
 
 FOLDER = Folder(exists=True, urls=False)
-FOLDER_OR_URL = Folder(exists=True, urls=True)
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 OUT = Folder(exists=False, urls=False)
-OUT_OR_URL = Folder(exists=False, urls=True)
 OUT_FILE = click.Path(path_type=Path, dir_okay=False)
-
 
 _RECIPES = Path(str(resources.files("pipeline") / "recipes"))
 
@@ -133,9 +130,9 @@ class SettingsFile(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - as in the base
         """Read "mapillary" as the path of the recipe, and a URL as the file of a run in a store."""
-        if isinstance(value, str) and is_url(value):
-            return as_path(value)
-        path = Path(value)
+        path = as_path(value)
+        if is_remote(path):
+            return path
         if path.is_file():
             return super().convert(value, param, ctx)
         if str(value) in recipe_names():

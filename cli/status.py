@@ -11,7 +11,8 @@ import click
 
 from cli.console import Console
 from cli.exit_codes import ExitCode
-from cli.options import FOLDER_OR_URL, json_option, settings_option
+from cli.folders import FOLDER_OR_URL
+from cli.options import json_option, settings_option
 
 if TYPE_CHECKING:
     from cli.status_view import Look

@@ -17,7 +17,7 @@ from storage.label_map import LabelMap
 from storage.label_png import DEFAULT_FORMAT, LabelFormat, encode_label_png, read_provenance
 from storage.ledger import Entry, Ledger
 from storage.ledger_copy import LedgerCopy
-from storage.object_io import file_info, remove_file
+from storage.object_io import file_info, find_file, remove_file
 from storage.object_walk import walk_objects
 from storage.schema import ClassSchema
 from storage.shard import Shard
@@ -51,6 +51,8 @@ def _refuse_strangers(workspace: Workspace) -> None:
     if workspace.ledger.exists():
         return
     if workspace.is_remote:
+        if find_file(workspace.settings) is not None:
+            return  # a run whose driver was lost before it copied its ledger; each label says whether it is a run's
         names = (found.relative for found in walk_objects(workspace.labels))
     else:
         names = (path.name for path in workspace.labels.rglob("*.png"))

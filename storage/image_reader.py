@@ -5,6 +5,7 @@ Pixels are taken as they are stored; an EXIF rotation is not applied, so that la
 
 import io
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from storage.errors import ImageError, WorkspaceError
-from storage.object_io import FileInfo, file_info, read_file
+from storage.object_io import FileInfo, file_info, read_file, read_head
 from storage.paths import is_remote
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
@@ -24,6 +25,9 @@ MAX_PIXELS = 178_956_970
 
 MAX_BYTES = 1_100_000_000
 """Largest image file that is read: `MAX_PIXELS` without compression take less, and what takes more is no image."""
+
+_HEAD = 65536
+"""Bytes that are read of an image in a store to learn its size."""
 
 _FORMATS = ["JPEG", "PNG", "BMP", "WEBP", "TIFF"]
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
@@ -74,8 +78,13 @@ def read_image_size(path: Path) -> tuple[int, int]:
 
     Raises:
         ImageError: the file is missing, no image, or claims to be too large.
+        WorkspaceError: it is in a store that does not answer, or refuses.
     """
-    return _size_of(path, io.BytesIO(read_content(path)[0]) if is_remote(path) else path)
+    if not is_remote(path):
+        return _size_of(path, path)
+    with suppress(ImageError):  # the head of a file has its size, but for photographs with much told before it
+        return _size_of(path, io.BytesIO(read_head(path, _HEAD)))
+    return _size_of(path, io.BytesIO(read_content(path)[0]))
 
 
 def _size_of(path: Path, source: Path | IO[bytes]) -> tuple[int, int]:

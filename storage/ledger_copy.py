@@ -25,6 +25,9 @@ from storage.workspace import Workspace
 SECONDS = 60.0
 """Between two copies; more where one takes long, so that copying takes a tenth of the time at most."""
 
+_FIRST_SECONDS = 1.0
+"""Before the first copy of a new run, so that there is one from early on."""
+
 _LONGEST_SHARE = 10
 
 
@@ -39,12 +42,13 @@ class LedgerCopy:
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace, self.path = workspace, workspace.ledger_copy
-        self._memory = workspace.state / "copy.json"
+        self._ledger, self._scratch, self._memory = workspace.ledger, workspace.scratch, workspace.state / "copy.json"
+        self._published: list[int] | None = None  # time and size of the ledger, when it was as the copy is
         self._host, self._count, self._tag = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}", 0, ""
         with suppress(FileNotFoundError, ValueError, KeyError):
             known = json.loads(self._memory.read_bytes())
             self._host, self._count, self._tag = str(known["host"]), int(known["count"]), str(known["tag"])
-        self._published: tuple[int, int] | None = None
+            self._published = known["ledger"]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="ledger copy", daemon=True)
 
@@ -62,19 +66,20 @@ class LedgerCopy:
         Raises:
             WorkspaceError: the store cannot be read, or the copy is damaged.
         """
-        here = self.workspace.ledger
+        here = self._ledger
         found = find_file(self.path)
         if found is None:
             if here.exists() and self._tag and next(walk_objects(self.workspace.labels), None) is None:
                 self._put_aside(here)
+                self._published = None
                 self._remember(0, "")
             return
         if here.exists() and found.tag == self._tag:
             return
-        fetched = self.workspace.scratch / "fetched.sqlite"
+        fetched = self._scratch / "fetched.sqlite"
         get_file(self.path, fetched)
         host, count, _ = self._read_mark(fetched)
-        if not here.exists() or (host != self._host and (count > self._count or not _mark_of(here)[2])):
+        if not here.exists() or (host != self._host and (count > self._count or not _is_claimed(here))):
             self._put_aside(here)
             fetched.replace(here)
             self._published = self._signature()
@@ -98,12 +103,12 @@ class LedgerCopy:
 
     def _remember(self, count: int, tag: str) -> None:
         self._count, self._tag = count, tag
-        content = {"host": self._host, "count": count, "tag": tag}
-        write_atomically(self._memory, json.dumps(content).encode(), self.workspace.scratch)
+        content = {"host": self._host, "count": count, "tag": tag, "ledger": self._published}
+        write_atomically(self._memory, json.dumps(content).encode(), self._scratch)
 
-    def _signature(self) -> tuple[int, int]:
-        found = self.workspace.ledger.stat()
-        return found.st_mtime_ns, found.st_size
+    def _signature(self) -> list[int]:
+        found = self._ledger.stat()
+        return [found.st_mtime_ns, found.st_size]
 
     def publish(self) -> None:
         """Write a copy, whole or not at all; nothing where nothing has changed, or no run has claimed the ledger yet.
@@ -112,14 +117,14 @@ class LedgerCopy:
             WorkspaceError: the store cannot be written, or another driver writes there.
         """
         signature = self._signature()
-        if signature == self._published or not _mark_of(self.workspace.ledger)[2]:
+        if signature == self._published or not _is_claimed(self._ledger):
             return
         self._refuse_other_driver()
-        snapshot = self.workspace.scratch / "snapshot.sqlite"
+        snapshot = self._scratch / "snapshot.sqlite"
         snapshot.unlink(missing_ok=True)
         try:
             with (
-                closing(_opened(self.workspace.ledger)) as source,
+                closing(_opened(self._ledger)) as source,
                 closing(sqlite3.connect(snapshot, isolation_level=None)) as target,
             ):
                 source.backup(target)
@@ -128,18 +133,18 @@ class LedgerCopy:
                 target.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", mark)
             put_file(self.path, snapshot)
         except sqlite3.Error as error:
-            raise WorkspaceError(f"cannot copy the ledger {self.workspace.ledger}: {error}") from error
+            raise WorkspaceError(f"cannot copy the ledger {self._ledger}: {error}") from error
         finally:
             snapshot.unlink(missing_ok=True)
         found = find_file(self.path)
-        self._remember(self._count + 1, "" if found is None else found.tag)
         self._published = signature
+        self._remember(self._count + 1, "" if found is None else found.tag)
 
     def _refuse_other_driver(self) -> None:
         found = find_file(self.path)
         if found is None or found.tag == self._tag:
             return
-        other = self.workspace.scratch / "other.sqlite"
+        other = self._scratch / "other.sqlite"
         try:
             get_file(self.path, other)
             host, _, _ = self._read_mark(other)
@@ -152,7 +157,6 @@ class LedgerCopy:
             )
 
     def __enter__(self) -> Self:
-        self._published = self._published or (self._signature() if self._tag else None)
         self._thread.start()
         return self
 
@@ -168,12 +172,13 @@ class LedgerCopy:
                 raise
 
     def _work(self) -> None:
-        pause = SECONDS
+        pause = min(SECONDS, _FIRST_SECONDS)
         while not self._stop.wait(pause):
             started = time.monotonic()
             with suppress(AutocoarseError, OSError, sqlite3.Error):  # the next one, or the last one, tells
                 self.publish()
-            pause = max(SECONDS, _LONGEST_SHARE * (time.monotonic() - started))
+            if self._published is not None:  # else no run has claimed it yet
+                pause = max(SECONDS, _LONGEST_SHARE * (time.monotonic() - started))
 
 
 def _opened(ledger: Path) -> sqlite3.Connection:
@@ -187,6 +192,14 @@ def _mark_of(ledger: Path) -> tuple[str, int, bool]:
             connection.execute("SELECT name, value FROM run WHERE name IN ('copy_host', 'copy_count', 'settings')")
         )
     return str(rows.get("copy_host", "")), int(rows.get("copy_count", 0)), "settings" in rows
+
+
+def _is_claimed(ledger: Path) -> bool:
+    """Whether a run has recorded its settings in a ledger; one that cannot be read now is not taken for empty."""
+    try:
+        return _mark_of(ledger)[2]
+    except sqlite3.Error:
+        return True
 
 
 def readable_ledger(workspace: Workspace) -> Path:

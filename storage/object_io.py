@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -219,6 +220,24 @@ def read_file(path: Path) -> bytes:
         return path.read_bytes()
     store = filesystem(path)
     content: bytes = patiently("cannot read", path, lambda: store.cat_file(location(path)))
+    return content
+
+
+def read_head(path: Path, count: int) -> bytes:
+    """The first bytes of an object, or all of a smaller one; nothing of one that is missing or empty.
+
+    Raises:
+        WorkspaceError: as `patiently`.
+    """
+    store = filesystem(path)
+    try:
+        content: bytes = patiently("cannot read", path, lambda: store.cat_file(location(path), start=0, end=count))
+    except FileNotFoundError:
+        return b""
+    except WorkspaceError as error:
+        if error.__cause__ is not None and _answer(error.__cause__)[0] == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return b""
+        raise
     return content
 
 

@@ -117,7 +117,7 @@ class Workspace:
         relative = PurePosixPath(key)
         if not key or relative.is_absolute() or ".." in relative.parts:
             raise WorkspaceError(f"{key!r} is no relative path below {self.labels}")
-        path = self.labels / relative.parent / (relative.name + ".png")
+        path = self.labels / relative.with_name(f"{relative.name}.png").as_posix()
         if not self.is_remote and not path.parent.resolve().is_relative_to(self.labels.resolve()):
             raise WorkspaceError(f"{path.parent} is a link that leads out of {self.labels}; remove it")
         return path

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli.main import main
-from storage import object_io
+from storage import ledger_copy, object_io
 from storage.errors import WorkspaceError
 from storage.label_png import read_label_values
 from storage.ledger import Ledger
@@ -38,7 +38,7 @@ class Case:
     def __init__(self, folder: Path, teacher: Path, make_image: Callable[..., object], count: int) -> None:
         self.folder, self.teacher = folder, teacher
         for number in range(count):
-            path = folder / f"images/{number % 3}/ä {number}#.png"
+            path = folder / "images" / ("top.png" if number == 4 else f"{number % 3}/ä {number}#.png")
             make_image(path, (40, 56), number)
             put_object(as_path(IMAGES) / path.relative_to(folder / "images").as_posix(), path.read_bytes())
 
@@ -229,6 +229,23 @@ def test_a_killed_driver_whose_machine_is_lost_goes_on_elsewhere(
     assert labels.items() <= after.items()
 
 
+def test_a_run_whose_ledger_is_lost_is_made_again(case: Case, tmp_path: Path) -> None:
+    """Neither state nor copy: what the labels are made with is in them, and they are made again, but no other's."""
+    assert case.label()[0].exit_code == 0
+    labels = stored_labels()
+    shutil.rmtree(tmp_path / "state")
+    object_io.remove_file(as_path(OUT) / "ledger.sqlite")
+    result = CliRunner().invoke(main, [*case.arguments(), "--threshold", "0.3"])
+    assert result.exit_code == 1, result.output
+    assert "was not made by this run" in result.output
+    assert stored_labels() == labels
+    shutil.rmtree(tmp_path / "state")
+    object_io.remove_file(as_path(OUT) / "ledger.sqlite")
+    result, told = case.label()
+    assert (result.exit_code, told["labelled"]) == (0, 9), result.output
+    assert stored_labels() == labels
+
+
 def test_the_ledger_of_the_driver_that_was_last_wins(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +269,7 @@ def test_two_drivers_at_once_are_noticed(case: Case, tmp_path: Path, monkeypatch
     from pipeline.labelling import LabelRun
     from pipeline.settings import LabelSettings
 
+    monkeypatch.setattr(ledger_copy, "_FIRST_SECONDS", 60.0)  # neither copies before it ends
     settings = LabelSettings.checked(images=IMAGES, out=OUT, teacher=str(case.teacher), scales=(1.0,), device="cpu")
     with pytest.raises(WorkspaceError, match="another driver"), LabelRun(settings) as run:  # noqa: PT012 - it raises at its end
         monkeypatch.setenv("AUTOCOARSE_STATE", str(tmp_path / "other"))
