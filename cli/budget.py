@@ -7,7 +7,8 @@ import click
 
 from cli.console import Console, human_bytes
 from cli.exit_codes import ExitCode
-from cli.options import FOLDER, ByteSize, SchemaOrCount, json_option, settings_option
+from cli.folders import FOLDER_OR_URL
+from cli.options import ByteSize, SchemaOrCount, json_option, settings_option
 
 if TYPE_CHECKING:
     from pipeline.run_budget import Projection, SoftBytes
@@ -18,7 +19,7 @@ _FOLDERS_SHOWN = 20
 
 @click.command()
 @settings_option
-@click.argument("run", type=FOLDER)
+@click.argument("run", type=FOLDER_OR_URL)
 @click.option("--limit", type=ByteSize(), help="Such as 600MB; exit 4 if all files together are over it.")
 @click.option(
     "--classes",

@@ -8,11 +8,11 @@ from click.core import ParameterSource
 
 from cli.console import Console, human_bytes
 from cli.exit_codes import ExitCode
+from cli.folders import FOLDER_OR_URL, OUT_OR_URL
 from cli.label_options import labelling_options
 from cli.options import (
     FILE,
     FOLDER,
-    OUT,
     ByteSize,
     PixelSize,
     SchemaOrCount,
@@ -51,7 +51,7 @@ _GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
 
 @click.command()
 @settings_option
-@click.option("--images", type=FOLDER, help="Folder of images; their sizes are read.")
+@click.option("--images", type=FOLDER_OR_URL, help="Folder of images, or a URL; their sizes are read.")
 @click.option("--count", type=click.IntRange(min=1), help="Number of images, where there are none yet.")
 @click.option("--size", type=PixelSize(), help="Their size, such as 1920x1080.")
 @click.option(
@@ -76,7 +76,9 @@ _GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
 @ids_option
 @device_option
 @click.option("--budget", type=ByteSize(), help="Limit such as 600MB; exit 4 if the estimate is over it.")
-@click.option("--out", type=OUT, help="Where the labels would go; free space is looked up there (default: here).")
+@click.option(
+    "--out", type=OUT_OR_URL, help="Where the labels would go; free space is looked up there (default: here)."
+)
 @json_option
 @click.pass_context
 def estimate(

@@ -8,8 +8,16 @@ import click
 
 from cli.console import Console, Progress, human_bytes
 from cli.exit_codes import ExitCode
+from cli.folders import FOLDER_OR_URL, OUT_OR_URL
 from cli.label_options import labelling_options
-from cli.options import FILE, FOLDER, OUT, ByteSize, device_option, json_option, layout_option, settings_option
+from cli.options import (
+    FILE,
+    ByteSize,
+    device_option,
+    json_option,
+    layout_option,
+    settings_option,
+)
 
 if TYPE_CHECKING:
     from pipeline.labelling import LabelRun
@@ -22,7 +30,7 @@ _LOOK_SECONDS = 1.0
 
 @click.command()
 @settings_option
-@click.option("--images", type=FOLDER, required=True, help="Folder of images, labelled recursively.")
+@click.option("--images", type=FOLDER_OR_URL, required=True, help="Folder of images, or a URL; labelled recursively.")
 @click.option("--teacher", required=True, help="Network name (hrnet-ocr) or checkpoint file.")
 @click.option("--weights", type=FILE, help="Weights, where --teacher is a name.")
 @click.option("--classes", help="Class schema: cityscapes, camvid, ... or a file; the teacher's own by default.")
@@ -51,7 +59,7 @@ _LOOK_SECONDS = 1.0
 @click.option("--tls-key", type=FILE, help="Key of the own certificate, for tls://.")
 @click.option("--dashboard", is_flag=True, help="With --workers: show dask's dashboard on loopback.")
 @click.option("--shard", metavar="I/N", help="Label only the I-th of N parts, into an OUT of its own; see `gather`.")
-@click.option("--out", type=OUT, required=True, help="Folder of the run; labels land in OUT/labels.")
+@click.option("--out", type=OUT_OR_URL, required=True, help="Folder of the run, or a URL; labels land in OUT/labels.")
 @json_option
 def label(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validated by LabelSettings
     """Label images with a teacher; pixels it is not sure of become ignore (255).

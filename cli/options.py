@@ -10,6 +10,9 @@ from typing import Any
 
 import click
 
+from cli.folders import Folder
+from storage.object_io import read_file
+from storage.paths import as_path, is_remote
 from storage.schema import MAX_CLASSES
 
 _BYTE_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -106,11 +109,10 @@ class SchemaOrCount(click.ParamType[str | int]):
         return _CLASS_COUNT.convert(text, param, ctx) if text.isdecimal() else text
 
 
-FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
+FOLDER = Folder(exists=True, urls=False)
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
-OUT = click.Path(path_type=Path, file_okay=False)
+OUT = Folder(exists=False, urls=False)
 OUT_FILE = click.Path(path_type=Path, dir_okay=False)
-
 
 _RECIPES = Path(str(resources.files("pipeline") / "recipes"))
 
@@ -127,8 +129,10 @@ class SettingsFile(click.Path):
         super().__init__(path_type=Path, dir_okay=False, exists=True)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - as in the base
-        """Read "mapillary" as the path of the recipe."""
-        path = Path(value)
+        """Read "mapillary" as the path of the recipe, and a URL as the file of a run in a store."""
+        path = as_path(value)
+        if is_remote(path):
+            return path
         if path.is_file():
             return super().convert(value, param, ctx)
         if str(value) in recipe_names():
@@ -185,7 +189,7 @@ def read_tables(path: Path, known: Collection[str]) -> dict[str, dict[str, Any]]
         click.UsageError: it is no TOML, or holds another table, or a value outside of any.
     """
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
+        content = tomllib.loads(read_file(path).decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise click.UsageError(f"{path} is no TOML: {error}") from error
     for name, table in content.items():

@@ -11,7 +11,8 @@ import click
 
 from cli.console import Console
 from cli.exit_codes import ExitCode
-from cli.options import FOLDER, json_option, settings_option
+from cli.folders import FOLDER_OR_URL
+from cli.options import json_option, settings_option
 
 if TYPE_CHECKING:
     from cli.status_view import Look
@@ -22,7 +23,7 @@ _READING_SHARE = 5
 
 @click.command()
 @settings_option
-@click.argument("runs", type=FOLDER, nargs=-1, required=True, metavar="RUN...")
+@click.argument("runs", type=FOLDER_OR_URL, nargs=-1, required=True, metavar="RUN...")
 @click.option("--watch", is_flag=True, help="Look again and again, until no RUN is at work.")
 @click.option(
     "--interval",

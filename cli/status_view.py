@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli.console import human_bytes, human_seconds
 from cli.exit_codes import ExitCode
+from storage.paths import is_remote
 
 if TYPE_CHECKING:
     from pipeline.status import RunStatus
@@ -201,6 +202,8 @@ def next_steps(run: "RunStatus") -> list[str]:
         return steps
     if not run.is_complete:
         return [again + (_budget(run) if run.lacks_room else "")]
+    if is_remote(run.root):
+        return [f"copy it to a FOLDER, such as with `aws s3 sync {run.root} FOLDER`, and autocoarse verify FOLDER"]
     return [f"autocoarse verify {run.root}"]
 
 

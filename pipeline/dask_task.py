@@ -22,6 +22,7 @@ from storage.account import MARGIN, ByteAccount
 from storage.errors import AutocoarseError, BudgetError, WorkerError, WorkspaceError
 from storage.layouts import Item
 from storage.ledger import Entry
+from storage.paths import is_remote
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +106,10 @@ def open_labeller(offer: Offer) -> Answer:
 def _check_folders(offer: Offer) -> None:
     """A worker that does not see what the driver sees would fail, or write where nobody looks."""
     workspace = offer.job.workspace
-    if not offer.images.is_dir():
+    if not is_remote(offer.images) and not offer.images.is_dir():
         raise WorkspaceError(f"it does not see the images {offer.images}; mount them there on its host too")
+    if workspace.is_remote:  # whether a store may be written, the first label shows
+        return
     if not (workspace.scratch / offer.name).is_file():
         raise WorkspaceError(f"it does not see the run {workspace.root}; mount it there on its host too")
     probe = workspace.scratch / f"{offer.name}.{process_name()}"

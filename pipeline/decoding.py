@@ -3,6 +3,7 @@
 A failure to read is a result like any other; what becomes of it is decided by whoever asked.
 """
 
+import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from storage.errors import AutocoarseError
-from storage.image_reader import read_image
+from storage.errors import AutocoarseError, WorkspaceError
+from storage.image_reader import decode_image, read_content
 from storage.layouts import Item
-from storage.ledger import file_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +33,14 @@ class Decoded:
 
 def _decode(item: Item) -> Decoded:
     try:
-        found = item.image.stat()
-        # hashed before it is decoded: a file that is replaced meanwhile then disagrees with its entry on the next run
-        digest = file_digest(item.image)
-        return Decoded(item, read_image(item.image), "", found.st_size, found.st_mtime_ns, digest)
+        # read once, so that what is hashed is what is decoded
+        content, found = read_content(item.image)
+        digest = hashlib.sha256(content).hexdigest()
+        return Decoded(item, decode_image(item.image, content), "", found.size, found.modified_ns, digest)
+    except WorkspaceError:
+        raise  # a store that does not answer is no fault of one image
     except AutocoarseError as error:
         return Decoded(item, reason=str(error))
-    except OSError as error:
-        return Decoded(item, reason=f"{item.image}: cannot be read: {error.strerror or error}")
     except MemoryError as error:
         return Decoded(item, reason=f"{item.image}: out of memory: {error}")
 

@@ -16,9 +16,10 @@ from pipeline.run_folder import reason_to_keep
 from storage.errors import WorkspaceError
 from storage.layouts import Item, Layout, bad_name, find_images, is_utf8, no_images, shared_key
 from storage.ledger import Ledger, image_agrees, label_agrees
+from storage.object_walk import walk
 from storage.shard import Shard
 from storage.soft_store import SoftStore
-from storage.walk import FoundFile, walk_files
+from storage.walk import FoundFile
 from storage.workspace import Workspace
 
 _TABLES = """
@@ -132,7 +133,7 @@ class PlanMaker:
     def _fill_labels(self, table: sqlite3.Connection) -> list[str]:
         """Take in which label files there are; gives what is no file, and in the way."""
         strange: list[str] = []
-        files = walk_files(self.workspace.labels, strange=strange)
+        files = walk(self.workspace.labels, strange=strange)
         rows = (
             (file.relative.removesuffix(".png"), file.size, file.modified_ns)
             for file in files

@@ -11,6 +11,7 @@ from typing import Any
 from storage.label_map import LabelMap
 from storage.label_png import DEFAULT_FORMAT, LabelFormat, encode_label_png
 from storage.ledger import Entry
+from storage.object_io import file_info
 from storage.schema import ClassSchema
 from storage.workspace import Workspace
 
@@ -51,7 +52,7 @@ def publish_label(
         width=label.width,
         ignored=label.ignored,
         bytes=len(content),
-        modified_ns=path.stat().st_mtime_ns,
+        modified_ns=file_info(path).modified_ns,
         sha256=hashlib.sha256(content).hexdigest(),
         counts=tuple(label.counts[: label.num_classes].tolist()),
         **more,

@@ -14,6 +14,9 @@ from storage.errors import AutocoarseError, SettingsError
 from storage.image_reader import read_image_size
 from storage.layouts import Layout, list_images
 from storage.ledger import Ledger
+from storage.ledger_copy import readable_ledger
+from storage.object_io import read_file
+from storage.paths import as_path, is_remote
 from storage.run_form import RunForm
 from storage.shard import Shard
 from storage.soft_formats import SOFT_FORMATS
@@ -63,7 +66,7 @@ def count_ledger(root: Path) -> LedgerCounts | str:
         return "there is no ledger"
     keys, pixels, label_bytes = set(), 0, 0
     try:
-        with Ledger(workspace.ledger, read_only=True) as ledger:
+        with Ledger(readable_ledger(workspace), read_only=True) as ledger:
             for entry in ledger:
                 if entry.status == "done":
                     keys.add(entry.key)
@@ -137,14 +140,14 @@ def project(root: Path, found: FolderBytes, ledger: LedgerCounts | str) -> Proje
 
 def _images_of(settings: Path) -> tuple[Path, Layout, Shard | None]:
     try:
-        content = tomllib.loads(settings.read_text("utf-8"))
+        content = tomllib.loads(read_file(settings).decode())
         if "label" not in content:
             raise SettingsError(f"a run of `{next(iter(content), '?')}` has no images of its own to count")
         table = content["label"]
-        images, layout = Path(table["images"]), table.get("layout", "folder")
+        images, layout = as_path(table["images"]), table.get("layout", "folder")
         shard = Shard.parse(table["shard"]) if "shard" in table else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsError(f"{settings} does not say which images the run is to label: {error!r}") from error
-    if not images.is_absolute() and not images.is_dir():
+    if not is_remote(images) and not images.is_absolute() and not images.is_dir():
         raise SettingsError(f"the run's images {images} are not found from here; run this where `label` was run")
     return images, "cityscapes" if layout == "cityscapes" else "folder", shard

@@ -10,9 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.settings import LabelSettings, Settings, settings_difference
-from storage.errors import BudgetError, ForeignSettingsError, LabelError
+from storage.errors import BudgetError, ForeignSettingsError, LabelError, WorkspaceError
 from storage.label_png import read_provenance
 from storage.ledger import Ledger
+from storage.ledger_copy import LedgerCopy
+from storage.object_io import file_info, find_file, remove_file
+from storage.object_walk import walk_objects
 from storage.schema import ClassSchema
 from storage.shard import Shard
 from storage.workspace import Workspace
@@ -29,8 +32,11 @@ def opened_run(workspace: Workspace) -> Iterator[Ledger]:
     lock = workspace.lock()
     try:
         workspace.prepare()
+        copy = LedgerCopy(workspace) if workspace.is_remote else None
+        if copy is not None:
+            copy.fetch()
         _refuse_strangers(workspace)
-        with Ledger(workspace.ledger) as ledger:
+        with Ledger(workspace.ledger) as ledger, copy or contextlib.nullcontext():
             yield ledger
     finally:
         workspace.tidy()
@@ -39,10 +45,17 @@ def opened_run(workspace: Workspace) -> Iterator[Ledger]:
 
 def _refuse_strangers(workspace: Workspace) -> None:
     """Never write over labels that no ledger speaks of: they may be a human's."""
-    stranger = next(workspace.labels.rglob("*.png"), None)
-    if stranger is not None and not workspace.ledger.exists():
+    if workspace.ledger.exists():
+        return
+    if workspace.is_remote:
+        if find_file(workspace.settings) is not None:
+            return  # a run whose driver was lost before it copied its ledger; each label says whether it is a run's
+        names = (found.relative for found in walk_objects(workspace.labels))
+    else:
+        names = (path.name for path in workspace.labels.rglob("*.png"))
+    if (stranger := next((name for name in names if name.endswith(".png")), None)) is not None:
         raise ForeignSettingsError(
-            f"{workspace.labels} holds labels such as {stranger.name}, and no ledger.sqlite says that they are a "
+            f"{workspace.labels} holds labels such as {stranger}, and no ledger.sqlite says that they are a "
             f"run's; choose another --out"
         )
 
@@ -134,7 +147,7 @@ def record_plan(workspace: Workspace, ledger: Ledger, total: int, skipped: int, 
             "skipped": skipped,
             "started": datetime.now(UTC).isoformat(),
             # the time by the disk's own clock, which may be another machine's: labels of this run are not older
-            "labels_since_ns": workspace.settings.stat().st_mtime_ns if labels_are_new else 0,
+            "labels_since_ns": file_info(workspace.settings).modified_ns if labels_are_new else 0,
         }
     )
 
@@ -152,6 +165,8 @@ def reason_to_keep(label: Path, digest: str, work: str) -> str:
             return ""
     except (FileNotFoundError, LabelError):
         return ""
+    except WorkspaceError:
+        raise  # a store that does not answer says nothing of the label
     except OSError as error:
         return f"{label}: cannot be read: {error.strerror}; move it away to have {work}"
     return f"{label} was not made by this run; move it away to have {work}"
@@ -170,4 +185,4 @@ def list_failures(workspace: Workspace, ledger: Ledger) -> None:
             content = "".join(f"{reason}\n" for reason in reasons).encode()
             workspace.publish(workspace.failures, content, small=True)
             return
-    workspace.failures.unlink(missing_ok=True)
+    remove_file(workspace.failures)

@@ -8,7 +8,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, cast
 
 import tomli_w
 from pydantic import (
@@ -19,12 +19,16 @@ from pydantic import (
     Field,
     PlainSerializer,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
 
 from storage.errors import SettingsError, WorkspaceError
 from storage.label_png import LabelFormat, Preset
 from storage.layouts import Layout
+from storage.object_io import read_file
+from storage.paths import as_path, is_remote, lies_in, path_text
 from storage.schema import ClassSchema, Ids
 from storage.shard import Shard
 from storage.soft_store import DEFAULT_STEPS, MAX_STEPS, Keep
@@ -98,6 +102,17 @@ ShardText = Annotated[Shard, BeforeValidator(_as_shard), PlainSerializer(str)]
 """A shard, which stands in settings files as I/N."""
 
 
+def _as_place(value: object, check: ValidatorFunctionWrapHandler) -> Path:
+    path = as_path(value) if isinstance(value, str) else value
+    if isinstance(path, str | Path) or not hasattr(path, "fs"):
+        return cast(Path, check(path))
+    return cast(Path, path)
+
+
+Place = Annotated[Path, WrapValidator(_as_place), PlainSerializer(path_text, return_type=str, when_used="json")]
+"""A folder, or a URL of a place in a store, which stands in settings files as it was given."""
+
+
 class LabellingRecipe(Settings):
     """How images are labelled; not which, and not by what teacher.
 
@@ -139,8 +154,8 @@ _DECISIVE = ("scales", "threshold", "class_thresholds", "flip", "min_component",
 class LabelSettings(LabellingRecipe):
     """What `label` does."""
 
-    images: Path
-    """Folder of images, listed recursively."""
+    images: Place
+    """Folder of images, listed recursively; or a URL such as s3://bucket/images."""
     teacher: str
     """A network's name, or the path of a checkpoint."""
     weights: Path | None = None
@@ -163,15 +178,21 @@ class LabelSettings(LabellingRecipe):
     """Show dask's dashboard of the processes of this machine, on loopback."""
     shard: ShardText | None = None
     """Label the images of this shard only; None: all of them. It decides no pixel."""
-    out: Path
-    """The run's folder."""
+    out: Place
+    """The run's folder, or a URL."""
+
+    @model_validator(mode="after")
+    def _nothing_kept_far_away(self) -> Self:
+        if is_remote(self.out) and self.keep != "none":
+            raise SettingsError(f"keep {self.keep} needs an out on this machine's disks, {path_text(self.out)} is none")
+        return self
 
     @model_validator(mode="after")
     def _labels_apart(self) -> Self:
-        if self.out.resolve() == self.images.resolve():
+        if lies_in(self.out, self.images) and lies_in(self.images, self.out):
             raise SettingsError(f"out {self.out} is the folder of the images; choose one of its own for the labels")
         # a run leaves its own folder out when it lists images; it knows nothing of those of the other shards
-        if self.shard is not None and self.out.resolve().is_relative_to(self.images.resolve()):
+        if self.shard is not None and lies_in(self.out, self.images):
             raise SettingsError(
                 f"out {self.out} lies in the images {self.images}, where other shards would take its labels for "
                 f"images; choose a folder elsewhere"
@@ -206,7 +227,7 @@ def read_label_settings(path: Path) -> LabelSettings:
         WorkspaceError: there are none, or none that this version reads.
     """
     try:
-        return LabelSettings.checked(**tomllib.loads(path.read_text("utf-8"))["label"])
+        return LabelSettings.checked(**tomllib.loads(read_file(path).decode())["label"])
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError, SettingsError) as error:
         raise WorkspaceError(f"{path}: no settings of `label` that this autocoarse reads: {error}") from error
 

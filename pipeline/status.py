@@ -20,6 +20,8 @@ from storage.account import LEDGER_ROW, MARGIN
 from storage.budget import LEDGER_BYTES, LEDGER_ENTRY_BYTES
 from storage.errors import MissingFileError
 from storage.ledger import Ledger
+from storage.ledger_copy import readable_ledger
+from storage.object_io import find_file, read_file
 from storage.tally import Failure, Tally, tally
 from storage.workspace import Workspace
 
@@ -160,7 +162,7 @@ def read_status(workspace: Workspace, now_ns: int | None = None) -> RunStatus:
         )
     now = time.time_ns() if now_ns is None else now_ns
     at_work = workspace.is_at_work()
-    with Ledger(workspace.ledger, read_only=True) as ledger:
+    with Ledger(readable_ledger(workspace), read_only=True) as ledger:
         plan = _Plan.of(ledger.plan)
         windows = [max(now - seconds * _SECOND, plan.started_ns or 0) for seconds in _WINDOWS]
         windows += [] if plan.started_ns is None else [plan.started_ns]
@@ -236,6 +238,10 @@ def _rate(sums: Tally, windows: list[int], now: int) -> float:
 
 def _measure(workspace: Workspace) -> tuple[int, int, int]:
     """Bytes of all files but the labels, and of these the ones of kept confidence and of the ledger."""
+    if workspace.is_remote:  # nothing is kept there, and listing what else there is would list the labels
+        files = (workspace.settings, workspace.classes, workspace.failures)
+        rows = readable_ledger(workspace).stat().st_size
+        return rows + sum(found.size for path in files if (found := find_file(path)) is not None), 0, rows
     absolute = Workspace(workspace.root.absolute())  # as the paths are below
     beside = store = ledger = 0
     for path, size in _files_beside_labels(absolute):
@@ -262,7 +268,7 @@ def _files_beside_labels(workspace: Workspace) -> Iterator[tuple[str, int]]:
 def _settings(path: Path) -> tuple[str, int | None]:
     """The command that goes on with a run, and its budget."""
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
+        content = tomllib.loads(read_file(path).decode())
     except (OSError, ValueError):
         return "label", None  # how it stands is not less true without its settings
     command = next((name for name in ("label", "merge") if isinstance(content.get(name), dict)), "label")

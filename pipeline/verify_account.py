@@ -14,6 +14,7 @@ from pipeline.verify_problem import Problem
 from storage.errors import LayoutError, MissingFileError, WorkspaceError
 from storage.layouts import Listing, list_images
 from storage.ledger import Ledger
+from storage.paths import as_path
 from storage.shard import Shard
 from storage.workspace import Workspace
 
@@ -44,7 +45,7 @@ class Source:
             if command != "label":
                 there = all(Path(table[name]).is_dir() for name in ("coarse", "auto"))
                 return cls(command, None, None, f"a run of `{command}` has no images of its own", None, there)
-            folder, out, layout = Path(table["images"]), Path(table["out"]), table.get("layout", "folder")
+            folder, out, layout = as_path(table["images"]), as_path(table["out"]), table.get("layout", "folder")
             shard = Shard.parse(table["shard"]) if "shard" in table else None
         except FileNotFoundError:
             return cls._without(Problem("missing", path.name, "there are no settings of the run"))
@@ -52,7 +53,7 @@ class Source:
             return cls._without(Problem("undecodable", path.name, f"no settings of a run: {error!r}"))
         try:
             listing = list_images(folder, layout, [out, workspace.root, workspace.labels])
-        except (MissingFileError, LayoutError) as error:
+        except (MissingFileError, LayoutError, WorkspaceError) as error:
             return cls(command, folder, None, str(error), None, can_make_again=False)
         return cls(command, folder, listing.of_shard(shard), "")
 

@@ -7,12 +7,16 @@ import heapq
 import math
 import os
 import shutil
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from storage.errors import MissingFileError
+from storage.object_io import find_file
+from storage.object_walk import is_folder, walk_objects
+from storage.paths import is_remote
 from storage.workspace import Workspace
 
 REFERENCE_PIXELS = 1920 * 1080
@@ -120,21 +124,21 @@ def measure_bytes(root: Path) -> FolderBytes:
     Raises:
         MissingFileError: there is no such folder.
     """
-    if not root.is_dir():
-        raise MissingFileError(f"no run or label folder {root}")
     workspace = Workspace(root)
     is_run = workspace.is_run()
+    if not is_run and not is_folder(root):
+        raise MissingFileError(f"no run or label folder {root}")
     label_root = workspace.labels if is_run else root
     by_kind = dict.fromkeys(("labels", "store", "ledger", "other"), 0)
     sizes: list[int] = []
     largest: list[tuple[int, str]] = []
     folders: dict[str, LabelGroup] = defaultdict(LabelGroup)
-    for path, size in _files(root):
+    for path, size in _objects(workspace) if workspace.is_remote else _files(root):
         kind = _kind(path, workspace, label_root) if is_run or path.suffix.lower() == ".png" else "other"
         by_kind[kind] += size
         if kind == "labels":
             sizes.append(size)
-            relative = path.relative_to(label_root)
+            relative = PurePosixPath(str(path.relative_to(label_root)))
             group = folders[relative.parts[0] if len(relative.parts) > 1 else "."]
             group.labels, group.bytes = group.labels + 1, group.bytes + size
             largest = heapq.nlargest(_LARGEST, [*largest, (size, relative.as_posix())])
@@ -160,6 +164,17 @@ def _files(root: Path) -> Iterator[tuple[Path, int]]:
                 continue  # a journal or a temporary file, gone since the folder was listed
 
 
+def _objects(workspace: Workspace) -> Iterator[tuple[Path, int]]:
+    """The same of a store; the ledger here counts, to which its copy grows with the next minute."""
+    ledger = find_file(workspace.ledger)
+    for found in walk_objects(workspace.root):
+        path = workspace.root / found.relative
+        if path != workspace.ledger_copy or ledger is None:
+            yield path, found.size
+    if ledger is not None:
+        yield workspace.ledger_copy, ledger.size
+
+
 def _kind(path: Path, workspace: Workspace, label_root: Path) -> str:
     if path.suffix.lower() == ".png" and path.is_relative_to(label_root):
         return "labels"
@@ -171,6 +186,8 @@ def _kind(path: Path, workspace: Workspace, label_root: Path) -> str:
 
 
 def free_bytes(path: Path) -> int:
-    """Free space on the file system that holds a path, or would hold it once it is made."""
+    """Free space on the file system that holds a path, or would hold it once it is made; a store has no end."""
+    if is_remote(path):
+        return sys.maxsize
     existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
     return shutil.disk_usage(existing).free

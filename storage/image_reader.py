@@ -3,20 +3,31 @@
 Pixels are taken as they are stored; an EXIF rotation is not applied, so that labels fit the stored pixels.
 """
 
+import io
 import warnings
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from storage.errors import ImageError
+from storage.errors import ImageError, WorkspaceError
+from storage.object_io import FileInfo, file_info, read_file, read_head
+from storage.paths import is_remote
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 """Files that are taken for images, in any case."""
 
 MAX_PIXELS = 178_956_970
 """Largest image that is decoded; a compressed header may claim far more than memory holds."""
+
+MAX_BYTES = 1_100_000_000
+"""Largest image file that is read: `MAX_PIXELS` without compression take less, and what takes more is no image."""
+
+_HEAD = 65536
+"""Bytes that are read of an image in a store to learn its size."""
 
 _FORMATS = ["JPEG", "PNG", "BMP", "WEBP", "TIFF"]
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
@@ -35,11 +46,31 @@ def check_size(path: Path, height: int, width: int) -> None:
         )
 
 
-def _open(path: Path) -> Image.Image:
+def _open(source: Path | IO[bytes]) -> Image.Image:
     with warnings.catch_warnings():
         # Pillow's own limit is replaced by MAX_PIXELS, which refuses before anything is decoded
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(path, formats=_FORMATS)
+        return Image.open(source, formats=_FORMATS)
+
+
+def read_content(path: Path) -> tuple[bytes, FileInfo]:
+    """The bytes of an image file, on the disk or in a store, for `decode_image`; and its size and time before them.
+
+    Raises:
+        ImageError: the file is missing, cannot be read, or is too large.
+        WorkspaceError: it is in a store that does not answer, or refuses.
+    """
+    try:
+        info = file_info(path)
+        if info.size > MAX_BYTES:
+            raise ImageError(
+                f"{path}: has {info.size / 1e6:.0f} MB, at most {MAX_BYTES / 1e6:.0f} MB are read as an image"
+            )
+        return read_file(path), info
+    except WorkspaceError:
+        raise
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read as an image: {error.strerror or error}") from error
 
 
 def read_image_size(path: Path) -> tuple[int, int]:
@@ -47,13 +78,24 @@ def read_image_size(path: Path) -> tuple[int, int]:
 
     Raises:
         ImageError: the file is missing, no image, or claims to be too large.
+        WorkspaceError: it is in a store that does not answer, or refuses.
     """
+    if not is_remote(path):
+        return _size_of(path, path)
+    with suppress(ImageError):  # the head of a file has its size, but for photographs with much told before it
+        return _size_of(path, io.BytesIO(read_head(path, _HEAD)))
+    return _size_of(path, io.BytesIO(read_content(path)[0]))
+
+
+def _size_of(path: Path, source: Path | IO[bytes]) -> tuple[int, int]:
     try:
-        with _open(path) as image:
+        with _open(source) as image:
             width, height = image.size
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path}: header claims too many pixels: {error}; cut it into pieces first") from error
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+    except UnidentifiedImageError as error:  # its own message names the object in memory
+        raise ImageError(f"{path}: cannot be read as an image: it is none of {', '.join(_FORMATS)}") from error
+    except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"{path}: cannot be read as an image: {error}") from error
     check_size(path, height, width)
     return height, width
@@ -65,9 +107,22 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     Raises:
         ImageError: the file is missing, truncated, no image, of more than 8 bits, or claims to be too large.
     """
-    read_image_size(path)
+    return decode_image(path, read_content(path)[0])
+
+
+def decode_image(path: Path, content: bytes) -> npt.NDArray[np.uint8]:
+    """Decode an image that was read: (height, width, 3) uint8, red green blue.
+
+    Args:
+        path: where it is from, for messages.
+        content: all of its file.
+
+    Raises:
+        ImageError: it is truncated, no image, of more than 8 bits, or claims to be too large.
+    """
+    _size_of(path, io.BytesIO(content))
     try:
-        with _open(path) as image:
+        with _open(io.BytesIO(content)) as image:
             if image.mode not in _EIGHT_BIT_MODES:
                 raise ImageError(
                     f"{path}: pixels are of mode {image.mode}; expected 8 bits a channel, convert it first"

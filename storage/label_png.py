@@ -18,9 +18,11 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 from zlib_ng import zlib_ng
 
-from storage.errors import LabelError, SettingsError
+from storage.errors import LabelError, SettingsError, WorkspaceError
 from storage.image_reader import check_size
 from storage.label_map import LabelMap
+from storage.object_io import read_file
+from storage.paths import is_remote
 from storage.schema import ClassSchema, Ids
 
 PROVENANCE_KEYWORD = "autocoarse"
@@ -200,7 +202,8 @@ def read_label_values(path: Path) -> npt.NDArray[np.uint8]:
 def _read(path: Path) -> tuple[npt.NDArray[np.uint8], dict[str, str | float]]:
     """The raw values of a label file, and its provenance."""
     try:
-        with path.open("rb") as file:
+        whole = read_file(path) if is_remote(path) else None  # in one request; on the disk the head may do
+        with path.open("rb") if whole is None else io.BytesIO(whole) as file:
             header = file.read(26)
         if len(header) < 26 or header[:8] != SIGNATURE:
             raise LabelError(f"{path}: is no PNG file; labels are 8-bit PNGs of class indices")
@@ -211,11 +214,11 @@ def _read(path: Path) -> tuple[npt.NDArray[np.uint8], dict[str, str | float]]:
                 f"{path}: PNG of colour type {color_type} and {depth} bits; expected 8-bit gray, or a palette whose "
                 f"indices are the classes. If it holds class colours, turn them into class indices first"
             )
-        with Image.open(path, formats=["PNG"]) as image:
+        with Image.open(path if whole is None else io.BytesIO(whole), formats=["PNG"]) as image:
             values = np.array(image, dtype=np.uint8)
             return values, parse_provenance(image.info.get(PROVENANCE_KEYWORD, ""))
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
-        if isinstance(error, LabelError | FileNotFoundError):
+        if isinstance(error, LabelError | FileNotFoundError | WorkspaceError):
             raise
         raise LabelError(
             f"{path}: cannot be read as a label: {error}; if a RUN holds it, `autocoarse verify RUN --repair` returns "
@@ -266,7 +269,7 @@ def read_provenance(path: Path) -> dict[str, str | float]:
         LabelError: it is no whole PNG.
         OSError: the file cannot be read at all.
     """
-    file = io.BytesIO(path.read_bytes())
+    file = io.BytesIO(read_file(path))
     try:
         with Image.open(file, formats=["PNG"]) as image:
             image.load()

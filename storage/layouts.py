@@ -12,10 +12,12 @@ from typing import Literal
 from storage.errors import LayoutError, MissingFileError
 from storage.image_reader import IMAGE_SUFFIXES
 from storage.ledger import Ledger
+from storage.object_walk import is_folder, walk
+from storage.paths import is_remote
 from storage.run_form import ids_of_run, refuse_other_classes
 from storage.schema import ClassSchema, Ids
 from storage.shard import Shard
-from storage.walk import FoundFile, walk_files
+from storage.walk import FoundFile
 from storage.workspace import Workspace
 
 Layout = Literal["folder", "cityscapes"]
@@ -88,14 +90,14 @@ def find_images(
     Raises:
         MissingFileError: there is no such folder.
     """
-    if not root.is_dir():
+    if not is_remote(root) and not root.is_dir():
         raise MissingFileError(f"no image folder {root}")
     suffix = _CITYSCAPES_IMAGE if layout == "cityscapes" else ""
-    if layout == "cityscapes" and (root / "leftImg8bit").is_dir():
+    if layout == "cityscapes" and is_folder(root / "leftImg8bit"):
         root = root / "leftImg8bit"
 
     def find() -> Iterator[tuple[str, FoundFile]]:
-        for file in walk_files(root, exclude):
+        for file in walk(root, exclude):
             stem, dot, ending = file.relative.rpartition(".")
             if f"{dot}{ending}".lower() in IMAGE_SUFFIXES and stem.endswith(suffix) and not stem.endswith("/"):
                 yield stem if is_utf8(file.relative) else "", file
@@ -209,7 +211,7 @@ def list_labels(
         wanted = {s: i for s, i in _CITYSCAPES_LABELS.items() if ids in (None, i)}
         suffixes = {kind + s: i for s, i in wanted.items() for kind in _CITYSCAPES_KINDS}
     found: dict[str, LabelFile] = {}
-    for path in sorted(root / file.relative for file in walk_files(root)):
+    for path in sorted(root / file.relative for file in walk(root)):
         key = path.relative_to(root).with_suffix("").as_posix()
         if path.suffix.lower() != ".png" or (done is not None and key not in done):
             continue

@@ -3,7 +3,6 @@
 It does not look at the files that its entries speak of, save to compare an entry with its label.
 """
 
-import hashlib
 import json
 import sqlite3
 import time
@@ -15,6 +14,8 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from storage.errors import DiskFullError, WorkspaceError
+from storage.object_io import file_digest as file_digest
+from storage.object_io import file_info
 from storage.shard import Shard
 
 FORMAT = 1
@@ -290,12 +291,6 @@ def _from_row(row: tuple[object, ...]) -> Entry:
     return Entry(**values)  # type: ignore[arg-type] # the columns are the fields
 
 
-def file_digest(path: Path) -> str:
-    """Hash of a file, sha256 in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def label_agrees(entry: Entry, path: Path) -> bool:
     """Whether a label file is the one its entry speaks of: size and time, or, where only the time differs, the hash.
 
@@ -312,7 +307,9 @@ def image_agrees(entry: Entry, path: Path) -> bool:
 def file_agrees(path: Path, size: int, modified_ns: int, digest: str) -> bool:
     """Whether a file is the one that was recorded, by the same rule."""
     try:
-        found = path.stat()
-        return found.st_size == size and (found.st_mtime_ns == modified_ns or file_digest(path) == digest)
+        found = file_info(path)
+        return found.size == size and (found.modified_ns == modified_ns or file_digest(path) == digest)
+    except WorkspaceError:
+        raise  # a store that does not answer says nothing of the file
     except OSError:  # missing, a dangling link, a folder, not readable: nothing that could be believed
         return False

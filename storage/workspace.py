@@ -1,14 +1,12 @@
 """The workspace of a run: the only builder of its paths, and the only writer of its files.
 
 Files appear whole or not at all: they are written under a temporary name in `.partial`, flushed to the disk and
-renamed. It does not know what is in them.
+renamed; in a store, where a run may lie as well, each is written by one request. It does not know what is in them.
 """
 
-import errno
 import fcntl
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,59 +16,13 @@ from filelock import FileLock, Timeout
 
 from storage.account import ByteAccount
 from storage.adoption import Adopted
-from storage.errors import DiskFullError, WorkspaceError
+from storage.atomic_file import as_ours, remove_partial_files, write_atomically
+from storage.errors import WorkspaceError
+from storage.object_io import find_file, put_object
+from storage.paths import is_remote
+from storage.state_folder import state_folder
 
-
-def write_atomically(path: Path, content: bytes, scratch: Path | None = None) -> None:
-    """Write a file so that a reader, or a crash at any point, sees the old file or the new one and no other.
-
-    Args:
-        path: the file; its folder must exist.
-        content: all of it.
-        scratch: folder for the temporary file, on the same file system; the file's own by default.
-
-    Raises:
-        WorkspaceError: the disk is full or the folder is not writable.
-    """
-    temporary: Path | None = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            dir=scratch or path.parent, prefix=".", suffix=".partial", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_UMASK)  # temporary files are private, labels are to be shared like any other file
-        temporary.replace(path)
-    except BaseException as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise _as_ours(f"cannot write {path}", error) from error
-        raise
-
-
-def remove_partial_files(folder: Path) -> None:
-    """Throw away what `write_atomically` left in a folder when its process was killed; nobody else may write there."""
-    for path in folder.glob(".*.partial"):
-        if path.is_file():
-            path.unlink(missing_ok=True)
-
-
-# the process-wide mask can only be read by setting it, which is not safe once threads run: so once, at import
-_UMASK = os.umask(0)
-os.umask(_UMASK)
-
-
-def _as_ours(what: str, error: OSError) -> WorkspaceError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFullError(
-            f"{what}: {error.strerror}; free some space and run the same command again, it goes on where it stopped"
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return WorkspaceError(f"{what}: {error.strerror}; choose a folder that you may write to with --out")
-    return WorkspaceError(f"{what}: {error.strerror or error}")
+__all__ = ["Workspace", "remove_partial_files", "write_atomically"]
 
 
 _LOOK_SECONDS = 0.3
@@ -79,7 +31,10 @@ _LOOK_SECONDS = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """The folder that `label --out` makes: labels/, soft/, ledger.sqlite and a few files that say more."""
+    """The folder that `label --out` makes: labels/, soft/, ledger.sqlite and a few files that say more.
+
+    Of a run in a store the ledger, the lock and what is half written are in a state folder on this machine's disk.
+    """
 
     root: Path
     account: ByteAccount | None = field(default=None, compare=False, repr=False)
@@ -94,6 +49,16 @@ class Workspace:
         return next((run for run in candidates if run.is_run()), None)
 
     @property
+    def is_remote(self) -> bool:
+        """Whether it is in a store and not on the disk."""
+        return is_remote(self.root)
+
+    @property
+    def state(self) -> Path:
+        """Folder of what the driver alone has, always on the disk."""
+        return state_folder(self.root) if self.is_remote else self.root
+
+    @property
     def labels(self) -> Path:
         """Folder of the label files, a mirror of the image tree."""
         return self.root / "labels"
@@ -106,6 +71,11 @@ class Workspace:
     @property
     def ledger(self) -> Path:
         """The record of every item."""
+        return self.state / "ledger.sqlite"
+
+    @property
+    def ledger_copy(self) -> Path:
+        """Of a run in a store, the copy of the ledger there."""
         return self.root / "ledger.sqlite"
 
     @property
@@ -126,14 +96,16 @@ class Workspace:
     @property
     def scratch(self) -> Path:
         """Folder of files that are still being written."""
-        return self.root / ".partial"
+        return self.state / ".partial"
 
     @property
     def _lock_file(self) -> Path:
-        return self.root / ".lock"
+        return self.state / ".lock"
 
     def is_run(self) -> bool:
         """Whether a folder is a run: it has labels and a ledger."""
+        if self.is_remote:
+            return self.ledger.is_file() or find_file(self.ledger_copy) is not None
         return self.labels.is_dir() and self.ledger.is_file()
 
     def label_path(self, key: str) -> Path:
@@ -145,8 +117,8 @@ class Workspace:
         relative = PurePosixPath(key)
         if not key or relative.is_absolute() or ".." in relative.parts:
             raise WorkspaceError(f"{key!r} is no relative path below {self.labels}")
-        path = self.labels / relative.parent / (relative.name + ".png")
-        if not path.parent.resolve().is_relative_to(self.labels.resolve()):
+        path = self.labels / relative.with_name(f"{relative.name}.png").as_posix()
+        if not self.is_remote and not path.parent.resolve().is_relative_to(self.labels.resolve()):
             raise WorkspaceError(f"{path.parent} is a link that leads out of {self.labels}; remove it")
         return path
 
@@ -157,11 +129,12 @@ class Workspace:
             WorkspaceError: the folder cannot be made or written to.
         """
         try:
-            self.labels.mkdir(parents=True, exist_ok=True)
+            if not self.is_remote:
+                self.labels.mkdir(parents=True, exist_ok=True)
             self.tidy()
-            self.scratch.mkdir(exist_ok=True)
+            self.scratch.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _as_ours(f"cannot use {self.root} as output folder", error) from error
+            raise as_ours(f"cannot use {self.state} as output folder", error) from error
 
     def tidy(self) -> None:
         """Throw away what was left half written, and the folder for it."""
@@ -199,9 +172,8 @@ class Workspace:
             self.account.reserve(to_write, rows, from_margin=small)
         try:
             for path, content in files:
-                before = _size(path)
-                _make_folder(path.parent)
-                write_atomically(path, content, self.scratch)
+                before = 0 if self.account is None else _size(path)  # a request to a store, which nobody would use
+                self._write(path, content)
                 to_write -= len(content)
                 if self.account is not None:
                     self.account.reserve(-before)
@@ -209,6 +181,13 @@ class Workspace:
             if self.account is not None:
                 self.account.reserve(-to_write, -rows)
             raise
+
+    def _write(self, path: Path, content: bytes) -> None:
+        if is_remote(path):
+            put_object(path, content)
+        else:
+            _make_folder(path.parent)
+            write_atomically(path, content, self.scratch)
 
     def adopt_together(self, files: Sequence[Adopted]) -> bool:
         """Take files of another run that belong together, in order, each whole; none, where one is not as it should be.
@@ -221,6 +200,7 @@ class Workspace:
             DiskFullError, WorkspaceError: as `publish`.
         """
         assert self.account is None, "whose the bytes of a link are, nobody has said yet"
+        assert not self.is_remote, "no command that takes files of other runs writes to a store"
         staged = [(file, self.scratch / f".{uuid.uuid4().hex}.partial") for file in files]
         try:
             linked = [file.stage(temporary) for file, temporary in staged]
@@ -230,7 +210,7 @@ class Workspace:
         except WorkspaceError:
             raise
         except OSError as error:
-            raise _as_ours(f"cannot write to {self.root}", error) from error
+            raise as_ours(f"cannot write to {self.root}", error) from error
         finally:
             for _, temporary in staged:
                 temporary.unlink(missing_ok=True)  # replacing one name of a file by another of its names leaves both
@@ -244,14 +224,14 @@ class Workspace:
         """
         lock = FileLock(self._lock_file, timeout=_LOOK_SECONDS)
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            self.state.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout as error:
             raise WorkspaceError(
                 f"{self.root} is in use by another autocoarse process; wait for it or stop it"
             ) from error
         except OSError as error:
-            raise _as_ours(f"cannot use {self.root} as output folder", error) from error
+            raise as_ours(f"cannot use {self.state} as output folder", error) from error
         return lock
 
     def is_at_work(self) -> bool:
@@ -283,11 +263,12 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _as_ours(f"cannot make folder {folder}", error) from error
+        raise as_ours(f"cannot make folder {folder}", error) from error
 
 
 def _size(path: Path) -> int:
     try:
-        return path.stat().st_size
-    except OSError:  # not there yet; what else is wrong, writing will tell
+        found = find_file(path)
+    except OSError:  # what is wrong, writing will tell
         return 0
+    return 0 if found is None else found.size
