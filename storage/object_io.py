@@ -219,7 +219,9 @@ def read_file(path: Path) -> bytes:
     if not is_remote(path):
         return path.read_bytes()
     store = filesystem(path)
-    content: bytes = patiently("cannot read", path, lambda: store.cat_file(location(path)))
+    # s3fs looks at an object first, to read a large one in parts at a time
+    how = {"max_concurrency": 1} if hasattr(store, "call_s3") else {}
+    content: bytes = patiently("cannot read", path, lambda: store.cat_file(location(path), **how))
     return content
 
 

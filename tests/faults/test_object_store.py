@@ -80,6 +80,9 @@ def test_a_run_in_a_store_is_that_on_a_disk(case: Case, proxy: Any) -> None:
     assert result.exit_code == 0, result.output
     assert (told["labelled"], told["out"]) == (9, OUT)
     assert stored_labels() == case.local_labels()
+    for path in proxy.paths("PUT", "/labels/"):
+        of_label = [request.method for request in proxy.seen if request.path == path]
+        assert of_label[:4] == ["GET", "HEAD", "PUT", "HEAD"], "is there one of another, its size, itself, its time"
     names = {found.relative for found in walk_objects(as_path(OUT)) if not found.relative.startswith("labels/")}
     assert names == {"classes.json", "ledger.sqlite", "settings.toml"}
     assert f'out = "{OUT}"' in read_file(as_path(OUT) / "settings.toml").decode()
