@@ -34,7 +34,7 @@ _LONGEST_SHARE = 10
 class LedgerCopy:
     """The copy of one run's ledger; a context manager while its driver works.
 
-    Each copy says which driver wrote it and the how manieth it is; the driver remembers what it last saw in the store.
+    Each copy has the name of the driver that wrote it and a number; the driver remembers what it last saw in the store.
 
     Args:
         workspace: a run in a store, locked by this process.
@@ -186,7 +186,7 @@ def _opened(ledger: Path) -> sqlite3.Connection:
 
 
 def _mark_of(ledger: Path) -> tuple[str, int, bool]:
-    """Who wrote a copy, the how manieth it is, and whether a run has claimed the ledger."""
+    """Who wrote a copy, its number, and whether a run has claimed the ledger."""
     with closing(_opened(ledger)) as connection:
         rows: dict[str, Any] = dict(
             connection.execute("SELECT name, value FROM run WHERE name IN ('copy_host', 'copy_count', 'settings')")
