@@ -25,6 +25,8 @@ class Cluster(Protocol):
     """Where workers are found."""
 
     name: str
+    has_dashboard: bool
+    """Whether dask's dashboard was asked for."""
 
     def connect(self) -> Client:
         """Connect to its scheduler.
@@ -56,6 +58,8 @@ class Certificates:
 class ExistingCluster:
     """A scheduler that a user has started, and whatever workers come to it."""
 
+    has_dashboard = False
+
     def __init__(self, address: str, certificates: Certificates) -> None:
         if not address.startswith(("tcp://", "tls://")):
             raise SettingsError(f"scheduler is {address!r}, expected tcp://HOST:PORT or tls://HOST:PORT")
@@ -86,7 +90,7 @@ class LocalProcesses:
 
     def __init__(self, count: int, gpus: tuple[str, ...] = (), *, dashboard: bool = False) -> None:
         self.name = f"{count} processes of this machine"
-        self._count, self._gpus, self._dashboard = count, gpus, dashboard
+        self._count, self._gpus, self.has_dashboard = count, gpus, dashboard
         self._cluster: Any = None
 
     def connect(self) -> Client:
@@ -96,7 +100,7 @@ class LocalProcesses:
         return Client(self._cluster, timeout=CONNECT_SECONDS, set_as_default=False)
 
     def _start(self) -> Any:  # noqa: ANN401 - dask-cuda's cluster where it is installed
-        address = f"{_LOOPBACK}:0" if self._dashboard else None
+        address = f"{_LOOPBACK}:0"  # something listens also without a dashboard
         if self._gpus and (with_dask_cuda := _dask_cuda()) is not None:
             gpus = ",".join(self._gpus)
             return with_dask_cuda(
@@ -104,7 +108,7 @@ class LocalProcesses:
             )
         options = {
             "cls": Scheduler,
-            "options": {"host": _LOOPBACK, "dashboard": self._dashboard, "dashboard_address": address or ":0"},
+            "options": {"host": _LOOPBACK, "dashboard": self.has_dashboard, "dashboard_address": address},
         }
         return SpecCluster(
             workers={number: {"cls": Nanny, "options": self._worker(number)} for number in range(self._count)},
@@ -125,6 +129,7 @@ class LocalProcesses:
             "memory_limit": int(MEMORY_LIMIT / self._count),
             "env": env,
             "dashboard": False,
+            "dashboard_address": f"{_LOOPBACK}:0",
             "preload": ["pipeline.dask_preload"],
             "silence_logs": logging.CRITICAL,
             "config": {

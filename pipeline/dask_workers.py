@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from distributed import Client, Future, Scheduler
+from distributed import Client, Future
 from distributed.client import ClosedClientError, FutureCancelledError
 from distributed.scheduler import KilledWorker
 
@@ -102,12 +102,9 @@ class DaskWorkers:
 
     @property
     def dashboard(self) -> str:
-        """Address of dask's dashboard; empty where there is none."""
-        # dask makes up an address also where there is no dashboard
-        if not self._client.run_on_scheduler(_has_dashboard):
-            return ""
-        link: str = self._client.dashboard_link
-        return link
+        """Address of the dashboard that was asked for; of a cluster that is there already, its owner knows it."""
+        link: str | None = self._client.dashboard_link if self._cluster.has_dashboard else ""
+        return link or ""
 
     def close(self) -> None:
         """Let the workers go: they forget the teacher, or end where they were started for the run."""
@@ -358,7 +355,3 @@ class DaskWorkers:
         for flight in self._flights.values():
             self._release(flight)
         self._flights.clear()
-
-
-def _has_dashboard(dask_scheduler: Scheduler) -> bool:
-    return "dashboard" in dask_scheduler.services

@@ -10,13 +10,16 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from PIL import Image
 
 from pipeline import dask_workers
 from pipeline.labelling import LabelRun
@@ -60,7 +63,9 @@ def settings(
 def preload(tmp_path: Path, name: str, text: str) -> tuple[str, str]:
     """The options of a worker that loads a text of Python."""
     path = tmp_path / f"{name}.py"
-    path.write_text(text)
+    # dask loads it more than once into a process
+    once = f"import sys\nif not hasattr(sys, 'loaded_{name}'):\n    sys.loaded_{name} = True\n"
+    path.write_text(once + textwrap.indent(text, "    "))
     return "--preload", str(path)
 
 
@@ -141,9 +146,7 @@ def test_an_image_that_ends_its_worker_each_time_is_a_failed_item(
     end: str,
     options: str,
 ) -> None:
-    """Its shard is halved until it is alone; after the stated number of deaths it fails, and all others are labelled."""
-    from PIL import Image
-
+    """Its shard is halved until it is alone; after the stated number of deaths it fails, and the rest is labelled."""
     Image.new("RGB", (56, 40)).save(tmp_path / "images/0/black.png")
     cluster.start_scheduler()
     poison = preload(tmp_path, "poison", POISON.format(end=end))
@@ -276,9 +279,9 @@ def test_a_worker_of_another_version_is_refused_with_both_named(
     monkeypatch.setattr(dask_workers, "_GRACE_SECONDS", 1.0)
     cluster.start_scheduler()
     cluster.start_worker(PYTHONPATH=str(tmp_path / "other"))
-    with LabelRun(settings(scheduler=cluster.address)) as run:
-        with pytest.raises(WorkerError, match=r"autocoarse 9\.9, this is autocoarse 0\.1"):
-            list(run)
+    mixed = pytest.raises(WorkerError, match=r"autocoarse 9\.9, this is autocoarse 0\.1")
+    with LabelRun(settings(scheduler=cluster.address)) as run, mixed:
+        list(run)
     cluster.start_worker()
     monkeypatch.setattr(dask_workers, "_GRACE_SECONDS", 60.0)
     with LabelRun(settings(scheduler=cluster.address)) as run:
@@ -287,7 +290,7 @@ def test_a_worker_of_another_version_is_refused_with_both_named(
     check(run, settings)
 
 
-def hiding(tmp_path: Path, folder: Path) -> tuple[str, ...]:
+def hiding(folder: Path) -> tuple[str, ...]:
     """What starts a worker that sees an empty folder there, which it cannot write; skips where that is not allowed."""
     command = ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs -o ro none "{folder}" && exec "$@"', "sh")
     folder.mkdir(exist_ok=True)
@@ -319,7 +322,7 @@ def test_a_worker_that_cannot_write_the_run_is_not_used(
 ) -> None:
     """Read only, or another disk: it is left out before it can fail a single image, and the reason is told."""
     out = tmp_path / "run"
-    before = read_only(out) if sees else hiding(tmp_path, out)
+    before = read_only(out) if sees else hiding(out)
     cluster.start_scheduler()
     cluster.start_worker(before=before)
     cluster.start_worker(*preload(tmp_path, "slow", SLOW.format(seconds=0.5)))
@@ -384,8 +387,10 @@ def test_a_clock_that_is_a_day_off_changes_nothing(
     seconds: int,
 ) -> None:
     """Files have the disk's time and durations are measured by a steady clock; the next run finds all of it done."""
+    (tmp_path / "skewed").mkdir()
+    (tmp_path / "skewed/sitecustomize.py").write_text(SKEWED.format(seconds=seconds))  # off from the start, no jump
     cluster.start_scheduler()
-    cluster.start_worker(*preload(tmp_path, "skewed", SKEWED.format(seconds=seconds)))
+    cluster.start_worker(PYTHONPATH=str(tmp_path / "skewed"))
     with LabelRun(settings(scheduler=cluster.address)) as run:
         assert len(list(run)) == IMAGES
     check(run, settings)
@@ -401,13 +406,12 @@ def test_a_worker_that_lacks_the_teachers_file_gets_it_once(
 ) -> None:
     """It comes from the scheduler, is known by its hash, and stays for the next run."""
     hidden = tmp_path / "teachers"
-    before = hiding(tmp_path, hidden)
+    before = hiding(hidden)
     tiny_teacher.rename(hidden / "teacher.pt")
-    wanted = settings(scheduler=cluster.address).model_copy(update={"teacher": str(hidden / "teacher.pt")})
     cluster.start_scheduler()
     cluster.start_worker(before=before)
-    wanted = wanted.model_copy(update={"scheduler": cluster.address})
-    with LabelRun(wanted) as run:
+    wanted = settings(scheduler=cluster.address)
+    with LabelRun(wanted.model_copy(update={"teacher": str(hidden / "teacher.pt")})) as run:
         assert len(list(run)) == IMAGES
     (kept,) = cluster.folder.rglob("autocoarse-*")
     assert kept.read_bytes() == (hidden / "teacher.pt").read_bytes()
@@ -425,7 +429,7 @@ def test_a_late_worker_is_not_waited_for(
     monkeypatch.setattr(dask_workers, "_LATE", 1.0)
     cluster.start_scheduler()
     slow = preload(tmp_path, "slow", SLOW.format(seconds=0.2))
-    late = [cluster.start_worker("--no-nanny", *slow) for _ in range(2)][0]
+    late, _ = (cluster.start_worker("--no-nanny", *slow) for _ in range(2))
     with LabelRun(settings(scheduler=cluster.address)) as run:
         entries = iter(run)
         seen = [next(entries)]
@@ -484,4 +488,38 @@ def test_certificates_are_asked_for_and_used(
     own = {"tls_ca": certificate, "tls_cert": certificate, "tls_key": key}
     with LabelRun(settings(scheduler=cluster.address, **own)) as run:
         assert len(list(run)) == IMAGES
+    check(run, settings)
+
+
+def test_ctrl_c_is_for_the_command_and_nothing_listens_beyond_this_machine(
+    settings: Settings, tmp_path: Path, tiny_teacher: Path
+) -> None:
+    """A terminal sends it to every process; what workers have is finished and recorded, and none of them stays."""
+    for number in range(60):
+        (tmp_path / f"images/0/more{number}.png").write_bytes((tmp_path / "images/0/00.png").read_bytes())
+    command = [str(Path(sys.executable).with_name("autocoarse")), "label", "--images", str(tmp_path / "images")]
+    command += ["--teacher", str(tiny_teacher), "--scales", "0.5,1", "--out", str(tmp_path / "run"), "--device", "cpu"]
+    driver = subprocess.Popen(
+        [*command, "--workers", "2"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a job in the background has none
+    )
+    while len(list((tmp_path / "run").rglob("labels/**/*.png"))) < 3:
+        assert driver.poll() is None
+        time.sleep(0.01)
+    family = [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]
+    assert len(family) >= 3
+    listening = [one for process in family for one in process.net_connections("inet") if one.status == "LISTEN"]
+    assert {one.laddr.ip for one in listening} == {"127.0.0.1"}
+    os.killpg(driver.pid, signal.SIGINT)
+    assert driver.wait(timeout=60) == 130
+    assert not [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    with Ledger(tmp_path / "run/ledger.sqlite", read_only=True) as ledger:
+        recorded = {f"{entry.key}.png" for entry in ledger}
+    labels = tmp_path / "run/labels"
+    assert {path.relative_to(labels).as_posix() for path in labels.rglob("*.png")} == recorded
+    with LabelRun(settings()) as run:
+        assert run.plan.done_count == len(recorded)
+        list(run)
     check(run, settings)
