@@ -37,6 +37,8 @@ class PooledWorker:
     alone: bool = False
     """Whether it has a shard that it must have for itself."""
     labelled: int = 0
+    contradicted: int = 0
+    """Images that it failed, and others did not."""
     shard_items: int = 1
     """Of the next shard that it gets."""
     rate: float = 0.0

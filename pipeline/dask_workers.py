@@ -43,6 +43,8 @@ _END_SECONDS = 15.0
 """For how long what workers still do is waited for when a run is stopped."""
 _LATE = 3.0
 """A shard that takes so many times as long as it should is also given to a worker that has nothing to do."""
+_CONTRADICTED = 3
+"""Images that a worker fails and another does not; then it is used no more."""
 _FIRST_BYTES = 1_000_000
 """Granted for an item before it is known what one takes."""
 
@@ -85,7 +87,8 @@ class DaskWorkers:
         self._queue = ShardQueue(iter(()), 0, 1)
         self._events: SimpleQueue[str] = SimpleQueue()
         self._flights: dict[str, _Flight] = {}
-        self._failures: list[Entry] = []
+        self._unrecorded: list[Entry] = []
+        """Kept here until they are recorded: Ctrl-C may come at any moment."""
         self._stop: AutocoarseError | None = None
         self._watched = self._seen_ready = time.monotonic()
         self._entries = self._bytes = 0
@@ -124,7 +127,7 @@ class DaskWorkers:
                 with self._reconnecting():
                     self._watch()
                     self._send()
-                if not self._flights and not self._failures and (self._stop is not None or self._queue.is_empty):
+                if not self._flights and not self._unrecorded and (self._stop is not None or self._queue.is_empty):
                     break
                 yield from self._collect(record, _WATCH_SECONDS)
         finally:
@@ -216,35 +219,46 @@ class DaskWorkers:
 
     def _collect(self, record: Record, seconds: float) -> list[Entry]:
         """Take what has come, or comes within some seconds, and record it together."""
-        entries, self._failures = self._failures, []
         with contextlib.suppress(Empty):
-            entries += self._land(self._events.get(timeout=0 if entries else seconds))
+            self._land(self._events.get(timeout=0 if self._unrecorded else seconds))
             while True:
-                entries += self._land(self._events.get_nowait())
-        return record(entries) if entries else []
+                self._land(self._events.get_nowait())
+        return self._record(record)
 
-    def _land(self, key: str) -> list[Entry]:
-        """The entries of a shard that has come back, however it has."""
-        flight = self._flights.pop(key, None)
+    def _record(self, record: Record) -> list[Entry]:
+        try:
+            recorded = record(self._unrecorded) if self._unrecorded else []
+        except AutocoarseError:
+            self._unrecorded = []  # those that there was room for are recorded
+            raise
+        self._unrecorded = []
+        return recorded
+
+    def _land(self, key: str) -> None:
+        """Take a shard that has come back, however it has."""
+        flight = self._flights.get(key)
         if flight is None:
-            return []
+            return
         if flight.future.status == "error":
-            return self._land_broken(flight)
+            self._land_broken(key, flight)
+            return
         try:
             result: ShardResult = flight.future.result(timeout=30)
         except _LOST:
+            del self._flights[key]
             self._lose(flight, died=False)
-            return []
-        return self._land_whole(flight, result)
+        else:
+            del self._flights[key]
+            self._unrecorded += self._land_whole(flight, result)
 
-    def _land_broken(self, flight: _Flight) -> list[Entry]:
+    def _land_broken(self, key: str, flight: _Flight) -> None:
         error = flight.future.exception(timeout=30)
+        del self._flights[key]
         self._lose(flight, died=isinstance(error, KilledWorker))
         if isinstance(error, WorkerError):
             self._pool.refuse(flight.worker, str(error))
         elif not isinstance(error, KilledWorker):
             self._stop = self._stop or WorkerError(f"{flight.worker.name}: {error!r}")
-        return []
 
     def _land_whole(self, flight: _Flight, result: ShardResult) -> list[Entry]:
         worker, shard, entries = flight.worker, flight.shard, list(result.entries)
@@ -259,15 +273,20 @@ class DaskWorkers:
         self._entries, self._bytes = self._entries + done, self._bytes + result.used
         worker.learn(len(entries), result.seconds, SHARD_SECONDS)
         self._judge_stop(flight, result)
-        if shard.doubted is not None and done:
-            reason = f"it could label none of {len(shard.items)} images that {worker.name} can"
-            self._pool.refuse(shard.doubted, reason)
-        elif entries and not done and shard.doubted is None and len(self._pool.ready) > 1:
+        if shard.doubted is not None and shard.doubted is not worker:
+            self._contradict(shard.doubted, worker, done)
+        elif done < len(entries) and shard.doubted is None and len(self._pool.ready) > 1:
             # a device that has broken fails every image, and quickly: it would fail the whole set
-            failed = {entry.key for entry in entries}
+            failed = {entry.key for entry in entries if entry.status == "failed"}
             self._queue.again(tuple(item for item in shard.items if item.key in failed), doubted=worker)
-            return []
+            entries = [entry for entry in entries if entry.key not in failed]
         return entries
+
+    def _contradict(self, doubted: PooledWorker, worker: PooledWorker, done: int) -> None:
+        """Another worker could label what one could not; where that goes on, it is used no more."""
+        doubted.contradicted += done
+        if doubted.contradicted >= _CONTRADICTED:
+            self._pool.refuse(doubted, f"it failed {doubted.contradicted} images that {worker.name} could label")
 
     def _judge_stop(self, flight: _Flight, result: ShardResult) -> None:
         """What a shard that was not finished means for the others; its items are sent again."""
@@ -302,7 +321,7 @@ class DaskWorkers:
                 f"{item.image}: its worker died each of {ATTEMPTS} times that it labelled this image alone, the last "
                 f"time {flight.worker.name}; look at the image, and at the memory of that host"
             )
-            self._failures.append(
+            self._unrecorded.append(
                 Entry(key=item.key, status="failed", settings_digest=self._offer.job.settings_digest, reason=reason)
             )
 
@@ -342,16 +361,20 @@ class DaskWorkers:
 
     def _end(self, record: Record) -> None:
         """Have the workers stop, and record what they have made until then."""
-        if not self._flights:
+        if not self._flights and not self._unrecorded:
             return
         end = time.monotonic() + _END_SECONDS
         with contextlib.suppress(*_LOST):
             mine = list({flight.worker.address for flight in self._flights.values()})
             self._client.run(stop_labelling, self._offer.name, workers=mine, on_error="ignore")
             while self._flights and time.monotonic() < end:
-                self._collect(record, 0.2)
+                for key in [key for key, flight in self._flights.items() if flight.future.status != "pending"]:
+                    self._land(key)
+                time.sleep(0.05)
         with contextlib.suppress(*_LOST):
             self._client.cancel([flight.future for flight in self._flights.values()], force=True)
         for flight in self._flights.values():
             self._release(flight)
         self._flights.clear()
+        with contextlib.suppress(BudgetError):  # it is on its way already
+            self._record(record)

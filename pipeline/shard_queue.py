@@ -29,7 +29,7 @@ class Shard:
     deaths: int = 0
     """How often it was alone with a worker that died."""
     doubted: PooledWorker | None = None
-    """The worker that could label none of it; another is asked before that is believed."""
+    """The worker that could not label it; another is asked before that is believed."""
 
 
 class ShardQueue:
@@ -64,7 +64,7 @@ class ShardQueue:
         if self._suspects:  # the others finish what they have, so that one of them is free for it
             return None if worker.flights else self._suspects.popleft()
         for shard in self._again:
-            if shard.doubted is not worker:
+            if shard.doubted is not worker or workers == 1:
                 self._again.remove(shard)
                 return shard
         # towards the end nobody gets what others, who have nothing, could do
