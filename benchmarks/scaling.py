@@ -190,9 +190,9 @@ def print_rows(rows: list[Row]) -> None:
     cores = os.cpu_count() or 1
     print(
         "| workers | latency | images | ideal/s | to the end/s | | steady/s | | driver ms | worker ms | own CPU "
-        "| others |"
+        "| others | lost to |"
     )
-    print("|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|")
+    print("|---:" * 12 + "|---|")
     for row in rows:
         own, wall = row.driver + row.children, row.wall * cores
         print(
