@@ -160,7 +160,8 @@ def test_the_documented_array_job_labels_and_gathers(tmp_path: Path, tiny_teache
     (tmp_path / "data").mkdir()
     (tmp_path / "images").rename(tmp_path / "data/images")
     tiny_teacher.rename(tmp_path / "teacher.pt")
-    script, submission = re.findall(r"```bash\n(.*?)```", DOCUMENT.read_text("utf-8"), re.DOTALL)[1:3]
+    section = DOCUMENT.read_text("utf-8").partition("### SLURM")[2]
+    script, submission = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)[:2]
     script = script.replace("1-8", "1-2").replace("SHARDS=8", "SHARDS=2")
     (tmp_path / "label.sh").write_text(script)
     binaries = tmp_path / "bin"
