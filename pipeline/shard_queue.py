@@ -96,5 +96,5 @@ class ShardQueue:
         deaths = shard.deaths + shard.suspect  # only when it was alone is it known to be the one
         if deaths >= ATTEMPTS:
             return shard.items[0]
-        self._suspects.append(replace(shard, suspect=True, deaths=deaths))
+        self._suspects.append(replace(shard, suspect=True, deaths=deaths, doubted=None))
         return None

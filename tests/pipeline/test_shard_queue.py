@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.dask_pool import PooledWorker
@@ -20,6 +20,7 @@ def a_worker(shard_items: int = 4) -> PooledWorker:
     return PooledWorker("id", "tcp://127.0.0.1:1", state="ready", shard_items=shard_items)
 
 
+@settings(deadline=None, max_examples=400)
 @given(st.integers(0, 40), st.sets(st.integers(0, 39)), st.lists(st.sampled_from(["done", "died", "lost", "doubted"])))
 def test_every_item_is_done_or_given_up_once(count: int, deadly: set[int], fates: list[str]) -> None:
     """Items that kill whoever has them are given up; all others are done, however often a shard is lost."""
