@@ -94,6 +94,9 @@ class PlanMaker:
         for path in strange:  # what lies behind a link was not listed, and a folder may be where a label is to go
             where = (f"{path}/", f"{path}0", path.removesuffix(".png"))
             table.execute("UPDATE items SET state = 'look' WHERE (key >= ? AND key < ?) OR key = ?", where)
+        table.execute(
+            "UPDATE items SET state = 'look' WHERE key LIKE '%.png/%'"
+        )  # a label may be where a folder is to be
         if self.store is not None:
             self._look_for_chunks(table, root, self.store)
         self._look(table, root)
@@ -134,12 +137,15 @@ class PlanMaker:
         """Take in which label files there are; gives what is no file, and in the way."""
         strange: list[str] = []
         files = walk(self.workspace.labels, strange=strange)
-        rows = (
-            (file.relative.removesuffix(".png"), file.size, file.modified_ns)
-            for file in files
-            if file.relative.endswith(".png") and is_utf8(file.relative)
-        )
-        table.executemany("INSERT INTO labels VALUES (?, ?, ?)", rows)
+
+        def rows() -> Iterator[tuple[str, int, int]]:
+            for file in files:
+                if not file.relative.endswith(".png"):
+                    strange.append(file.relative)  # it may be where a folder is to be
+                elif is_utf8(file.relative):
+                    yield file.relative.removesuffix(".png"), file.size, file.modified_ns
+
+        table.executemany("INSERT INTO labels VALUES (?, ?, ?)", rows())
         return [path for path in strange if is_utf8(path)]
 
     def _look_for_chunks(self, table: sqlite3.Connection, root: Path, store: SoftStore) -> None:

@@ -30,14 +30,21 @@ def walk_files(root: Path, exclude: Sequence[Path] = (), strange: list[str] | No
     Args:
         root: the folder.
         exclude: folders to leave out.
-        strange: where given, gets the relative paths of links to folders, and of folders that are named like files.
+        strange: where given, RUNs are entered as well, and it gets the relative paths of links to folders, of folders
+            that are named like files, and of those that cannot be read.
     """
     excluded = {path.resolve() for path in exclude}
     waiting = [""]
     while waiting:
         prefix = waiting.pop()
         below = []
-        with os.scandir(root / prefix) as found:
+        try:
+            found = os.scandir(root / prefix)
+        except OSError:  # a folder that cannot be read has nothing to show
+            if strange is not None:
+                strange.append(prefix.rstrip("/"))
+            continue
+        with found:
             for entry in found:
                 if entry.name.startswith("."):
                     continue
@@ -46,9 +53,10 @@ def walk_files(root: Path, exclude: Sequence[Path] = (), strange: list[str] | No
                     continue
                 if strange is not None and (entry.is_symlink() or "." in entry.name):
                     strange.append(prefix + entry.name)
-                if entry.is_symlink():
+                here = Path(entry.path)
+                if entry.is_symlink() or here.resolve() in excluded:
                     continue
-                if (here := Path(entry.path)).resolve() not in excluded and not Workspace(here).is_run():
+                if strange is not None or not Workspace(here).is_run():
                     below.append(f"{prefix}{entry.name}/")
         waiting += sorted(below, reverse=True)
 

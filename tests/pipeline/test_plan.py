@@ -167,3 +167,23 @@ def test_pages_leave_no_item_out(tmp_path: Path, count: int) -> None:
     for number in range(count):
         (images / f"{number}.png").touch()
     assert len({item.key for item in make_plan(workspace, images).to_do()}) == count
+
+
+@pytest.mark.parametrize("way", ["a run among the labels", "a file where a folder is to be", "a label there"])
+def test_what_stands_in_a_labels_way_refuses_its_image_alone(tmp_path: Path, way: str) -> None:
+    """It is never written over, and found before the run is under way."""
+    images, workspace = tmp_path / "images", Workspace(tmp_path / "run")
+    workspace.prepare()
+    name = "a.png" if way == "a label there" else "a"
+    for key in (f"{name}/1", "b/1"):
+        add(workspace, images, key, "new")
+    if way == "a run among the labels":
+        (workspace.labels / name / "labels").mkdir()
+        (workspace.labels / name / "ledger.sqlite").touch()
+        Image.fromarray(np.zeros((2, 3), np.uint8)).save(workspace.labels / name / "1.png")
+    else:
+        (workspace.labels / name).rmdir()
+        (workspace.labels / name).write_bytes(b"in the way")
+    plan = make_plan(workspace, images)
+    assert [item.key for item in plan.to_do()] == ["b/1"]
+    assert [entry.key for entry in plan.failures(DIGEST)] == [f"{name}/1"]
