@@ -175,16 +175,22 @@ class DaskWorkers:
     def _fly(self, shard: Shard, worker: PooledWorker, grant: int) -> _Flight:
         key = f"autocoarse-shard-{uuid.uuid4().hex}"
         self._account.grant(grant)
-        future = self._client.submit(
-            label_shard,
-            self._offer.name,
-            shard.items,
-            None if self._account.limit is None else grant,
-            key=key,
-            workers=[worker.address],
-            allow_other_workers=False,
-            pure=False,
-        )
+        try:
+            future = self._client.submit(
+                label_shard,
+                self._offer.name,
+                shard.items,
+                None if self._account.limit is None else grant,
+                key=key,
+                workers=[worker.address],
+                allow_other_workers=False,
+                pure=False,
+            )
+        except _LOST:  # the scheduler has gone since it was last heard of
+            self._account.take_back(grant)
+            if all(other.shard is not shard for other in self._flights.values()):
+                self._queue.sent_back(shard)
+            raise
         flight = self._flights[key] = _Flight(shard, worker, future, grant, time.monotonic())
         worker.flights += 1
         worker.alone = shard.suspect
