@@ -25,7 +25,7 @@ from pipeline.samples import Sample
 from storage.label_map import LabelMap
 from storage.label_png import encode_label_png
 from storage.layouts import LabelFile
-from storage.ledger import file_digest
+from storage.object_io import file_digest
 from storage.schema import load_schema
 
 SIZE = (1024, 2048)

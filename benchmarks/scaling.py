@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pipeline.labelling import LabelRun
 
 ROWS = ((1, 0.05), (2, 0.05), (4, 0.05), (8, 0.05), (16, 0.5), (64, 0.5))
-SECONDS = 25.0
+SECONDS = 60.0
 """That a row should take at the ideal rate."""
 MEMORY_ROW = (2, 0.001, 20_000)
 MEMORY_AT = (1_000, 20_000)
@@ -99,7 +99,10 @@ class Row:
         cores = os.cpu_count() or 1
         late = self.images * (self.took - self.latency) / (self.workers * self.wall)
         idle = 1 - self.images * self.took / (self.workers * self.wall)
-        full = f"{cores} cores saturated; " if self.machine > FULL * cores * self.wall else ""
+        full = ""
+        if self.machine > FULL * cores * self.wall:
+            own = self.driver + self.children
+            full = f"{cores} cores saturated{', by others too' if own < FULL * self.machine else ''}; "
         return f"{full}{late:.1%} late by the system, {idle:.1%} no image"
 
 

@@ -9,16 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import dask.config
 from dask.system import CPU_COUNT
 from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.security import Security
 from distributed.system import MEMORY_LIMIT
 
-from storage.errors import SettingsError, WorkerError
+from storage.errors import SettingsError
 
 CONNECT_SECONDS = 20
 
 _LOOPBACK = "127.0.0.1"
+
+_QUIET = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "10s",
+    "distributed.admin.system-monitor.interval": "10s",
+    "distributed.worker.memory.monitor-interval": "1s",
+}
+"""Of dask's looking after itself, no more than a run has use for; its defaults take 2 % of a core for a worker that
+waits, and half a percent of one for its nanny."""
 
 
 class Cluster(Protocol):
@@ -110,11 +120,12 @@ class LocalProcesses:
             "cls": Scheduler,
             "options": {"host": _LOOPBACK, "dashboard": self.has_dashboard, "dashboard_address": address},
         }
-        return SpecCluster(
-            workers={number: {"cls": Nanny, "options": self._worker(number)} for number in range(self._count)},
-            scheduler=options,
-            silence_logs=logging.CRITICAL,
-        )
+        with dask.config.set(_QUIET):  # the scheduler and the nannies read it as they start
+            return SpecCluster(
+                workers={number: {"cls": Nanny, "options": self._worker(number)} for number in range(self._count)},
+                scheduler=options,
+                silence_logs=logging.CRITICAL,
+            )
 
     def _worker(self, number: int) -> dict[str, Any]:
         # a share of the cores each; more threads than cores make every process crawl
@@ -133,6 +144,7 @@ class LocalProcesses:
             "preload": ["pipeline.dask_preload"],
             "silence_logs": logging.CRITICAL,
             "config": {
+                **_QUIET,
                 "distributed.worker.memory.target": False,  # tasks keep nothing that could go to the disk
                 "distributed.worker.memory.spill": False,
                 "distributed.worker.memory.pause": False,
@@ -152,24 +164,3 @@ def _dask_cuda() -> Any:  # noqa: ANN401 - a library that may not be there
     except ImportError:
         return None
     return LocalCUDACluster
-
-
-def quieten() -> None:
-    """Have dask keep to itself what it tries: whether it worked is what a user is told here."""
-    for name in ("distributed", "distributed.client", "distributed.core", "distributed.comm", "distributed.nanny"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-def connect(cluster: Cluster) -> Client:
-    """Connect for the first time, when a scheduler that does not answer is a mistake.
-
-    Raises:
-        WorkerError: it does not answer.
-    """
-    try:
-        return cluster.connect()
-    except OSError as error:
-        raise WorkerError(
-            f"no dask scheduler answers at {cluster.name}: {error}; start one with `dask scheduler`, or check the "
-            f"address and, with tls://, the certificates"
-        ) from error

@@ -13,7 +13,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.utils import sync
 
 from storage.errors import WorkerError
-from storage.ledger import file_digest
+from storage.object_io import file_digest
 
 _PIECE = 8 << 20
 

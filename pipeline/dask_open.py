@@ -4,6 +4,7 @@ import os
 import uuid
 from importlib.util import find_spec
 
+from pipeline.byte_grants import ByteGrants
 from pipeline.dask_cluster import Certificates, Cluster, ExistingCluster, LocalProcesses
 from pipeline.dask_task import Offer
 from pipeline.dask_workers import DaskWorkers
@@ -29,7 +30,8 @@ def open_dask_workers(
     offer = Offer(f"autocoarse-{uuid.uuid4().hex}", job, source, settings.images.absolute())
     # what a worker must find to know that it sees this very folder
     job.workspace.publish(job.workspace.scratch / offer.name, b"", small=True)
-    return DaskWorkers(cluster, offer, account, lambda: measure_bytes(job.workspace.root).total_bytes)
+    grants = ByteGrants(account, lambda: measure_bytes(job.workspace.root).total_bytes)
+    return DaskWorkers(cluster, offer, grants)
 
 
 def _cluster(settings: LabelSettings) -> Cluster:

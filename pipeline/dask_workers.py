@@ -7,62 +7,41 @@ the same whoever makes them, so that a shard may be labelled twice; it is record
 
 import contextlib
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
-from dataclasses import dataclass
-from queue import Empty, SimpleQueue
-from typing import Any
+from collections.abc import Iterator
 
-from distributed import Client, Future
-from distributed.client import ClosedClientError, FutureCancelledError
 from distributed.scheduler import KilledWorker
 
-from pipeline.dask_cluster import Cluster, connect, quieten
+from pipeline.byte_grants import ByteGrants
+from pipeline.dask_cluster import Cluster
+from pipeline.dask_flights import Flight, Flights
+from pipeline.dask_link import LOST, PATIENCE_SECONDS, Link
 from pipeline.dask_pool import PooledWorker, WorkerPool
-from pipeline.dask_task import Offer, ShardResult, forget_labeller, label_shard, stop_labelling
+from pipeline.dask_task import Offer, ShardResult, forget_labeller, stop_labelling
 from pipeline.shard_queue import ATTEMPTS, Shard, ShardQueue
 from pipeline.worker_view import WorkerView
 from pipeline.workers import Record
-from storage.account import LEDGER_ROW, ByteAccount
 from storage.errors import AutocoarseError, BudgetError, DiskFullError, WorkerError
 from storage.layouts import Item
 from storage.ledger import Entry
 
 SHARD_SECONDS = 5.0
-"""That a shard should take."""
+"""That a shard should take, of few workers."""
 
-PATIENCE_SECONDS = 600.0
-"""For how long a scheduler that is gone, or workers that are, are waited for."""
+_SHARDS_A_SECOND = 8
+"""That the driver should have to see to: each takes some 7 ms of a core, with dask's own part."""
+
+_LONGEST_SHARD = 60.0
 
 _GRACE_SECONDS = 10.0
 """The same where all workers that are there are refused: others may be starting."""
 
-_WATCH_SECONDS = 0.5
+_WATCH_SECONDS = 1.0
 _END_SECONDS = 15.0
 """For how long what workers still do is waited for when a run is stopped."""
 _LATE = 3.0
 """A shard that takes so many times as long as it should is also given to a worker that has nothing to do."""
 _CONTRADICTED = 3
 """Images that a worker fails and another does not; then it is used no more."""
-_FIRST_BYTES = 1_000_000
-"""Granted for an item before it is known what one takes."""
-
-_LOST = (OSError, CancelledError, FutureCancelledError, ClosedClientError)
-"""What dask raises where a connection is gone; time-outs are OSErrors."""
-
-
-@dataclass(slots=True, eq=False)
-class _Flight:
-    """A shard that a worker has."""
-
-    shard: Shard
-    worker: PooledWorker
-    future: Future[Any]
-    grant: int
-    sent: float
-    copied: bool = False
-    """Whether another worker has it too."""
 
 
 class DaskWorkers:
@@ -71,28 +50,21 @@ class DaskWorkers:
     Args:
         cluster: where they are.
         offer: what they are asked to do.
-        account: of the run's bytes; each shard is granted some.
-        measure: measures the run's bytes, where deaths have left unknown what was written.
+        grants: of the run's bytes; each shard gets some.
 
     Raises:
         WorkerError: no scheduler answers.
     """
 
-    def __init__(self, cluster: Cluster, offer: Offer, account: ByteAccount, measure: Callable[[], int]) -> None:
-        quieten()
-        self._cluster, self._account, self._measure = cluster, account, measure
-        self._offer = offer
-        self._client: Client = connect(cluster)
+    def __init__(self, cluster: Cluster, offer: Offer, grants: ByteGrants) -> None:
+        self._link, self._offer, self._grants = Link(cluster), offer, grants
         self._pool = WorkerPool(offer, offer.source.file)
         self._queue = ShardQueue(iter(()), 0, 1)
-        self._events: SimpleQueue[str] = SimpleQueue()
-        self._flights: dict[str, _Flight] = {}
+        self._flights = Flights()
         self._unrecorded: list[Entry] = []
         """Kept here until they are recorded: Ctrl-C may come at any moment."""
         self._stop: AutocoarseError | None = None
         self._watched = self._seen_ready = time.monotonic()
-        self._entries = self._bytes = 0
-        self._tight = self._unsure = False
 
     def view(self) -> tuple[WorkerView, ...]:
         """How each worker stands."""
@@ -101,22 +73,19 @@ class DaskWorkers:
     @property
     def name(self) -> str:
         """Where the workers are."""
-        return self._cluster.name
+        return self._link.cluster.name
 
     @property
     def dashboard(self) -> str:
-        """Address of the dashboard that was asked for; of a cluster that is there already, its owner knows it."""
-        link: str | None = self._client.dashboard_link if self._cluster.has_dashboard else ""
-        return link or ""
+        """Address of the dashboard that was asked for."""
+        return self._link.dashboard
 
     def close(self) -> None:
         """Let the workers go: they forget the teacher, or end where they were started for the run."""
-        with contextlib.suppress(*_LOST):
+        with contextlib.suppress(*LOST):
             mine = [worker.address for worker in self._pool.ready]
-            self._client.run(forget_labeller, self._offer.name, workers=mine, on_error="ignore")
-        with contextlib.suppress(*_LOST):
-            self._client.close(timeout=5)
-        self._cluster.close()
+            self._link.client.run(forget_labeller, self._offer.name, workers=mine, on_error="ignore")
+        self._link.close()
 
     def label(self, items: Iterator[Item], count: int, record: Record) -> Iterator[Entry]:
         """As `Workers.label`; entries come as shards are finished."""
@@ -141,10 +110,9 @@ class DaskWorkers:
         if now - self._watched < _WATCH_SECONDS and self._pool.ready:
             return
         self._watched = now
-        for worker in self._pool.watch(self._client):
-            for key in [key for key, flight in self._flights.items() if flight.worker is worker]:
-                flight = self._flights.pop(key)
-                self._client.cancel([flight.future], force=True)
+        for worker in self._pool.watch(self._link.client):
+            for flight in self._flights.of_worker(worker):
+                self._link.client.cancel([flight.future], force=True)
                 self._lose(flight, died=True)
         if self._pool.ready or self._stop is not None:
             self._seen_ready = now
@@ -153,7 +121,7 @@ class DaskWorkers:
         if (self._pool.is_hopeless and waited > _GRACE_SECONDS) or waited > PATIENCE_SECONDS:
             why = self._pool.refusals()
             raise WorkerError(
-                f"no worker of {self._cluster.name} can be used"
+                f"no worker of {self._link.cluster.name} can be used"
                 + (f":\n{why}" if why else ": none has come")
                 + "\nwhat was labelled is recorded; the same command goes on"
             )
@@ -172,63 +140,45 @@ class DaskWorkers:
         if self._queue.is_empty:
             self._copy_late([worker for worker in ready if not worker.flights])
 
-    def _fly(self, shard: Shard, worker: PooledWorker, grant: int) -> _Flight:
-        key = f"autocoarse-shard-{uuid.uuid4().hex}"
-        self._account.grant(grant)
+    def _fly(self, shard: Shard, worker: PooledWorker, grant: int) -> None:
+        client, grants = self._link.client, self._grants
+        grants.give(grant)
         try:
-            future = self._client.submit(
-                label_shard,
-                self._offer.name,
-                shard.items,
-                None if self._account.limit is None else grant,
-                key=key,
-                workers=[worker.address],
-                allow_other_workers=False,
-                pure=False,
-            )
-        except _LOST:  # the scheduler has gone since it was last heard of
-            self._account.take_back(grant)
-            if all(other.shard is not shard for other in self._flights.values()):
+            self._flights.send(client, self._offer.name, shard, worker, grant, limited=grants.is_limited)
+        except LOST:  # the scheduler has gone since it was last heard of
+            grants.take_back(grant)
+            if not self._flights.has(shard):
                 self._queue.sent_back(shard)
             raise
-        flight = self._flights[key] = _Flight(shard, worker, future, grant, time.monotonic())
         worker.flights += 1
         worker.alone = shard.suspect
-        future.add_done_callback(lambda _: self._events.put(key))
-        return flight
 
     def _next_grant(self, worker: PooledWorker) -> int | None:
-        """Bytes for a worker's next shard; None: there are none while others have theirs."""
-        room = self._account.room
-        if room is None:
-            return 0
-        if self._tight or not room:
-            if self._flights:
-                return None
-            if self._unsure:  # what the dead have written is only known by looking
-                self._account.recount(self._measure())
-                self._unsure = False
-            return self._account.room
-        each = _FIRST_BYTES if not self._entries else 3 * self._bytes / self._entries
-        return min(room // 2, round(each * max(worker.shard_items, self._offer.job.batch)))
+        items = max(worker.shard_items, self._offer.job.batch)
+        return self._grants.next_for(items, others=bool(self._flights))
+
+    @property
+    def _shard_seconds(self) -> float:
+        """How long the next shards should take."""
+        return min(max(SHARD_SECONDS, len(self._pool.ready) / _SHARDS_A_SECOND), _LONGEST_SHARD)
 
     def _copy_late(self, idle: list[PooledWorker]) -> None:
         """At the end, give what is late to those who have nothing to do."""
         rates = [worker.rate for worker in self._pool.ready if worker.rate]
-        if not idle or not rates or self._account.limit is not None:
+        if not idle or not rates or self._grants.is_limited:
             return
-        for flight in [*self._flights.values()]:
-            should = SHARD_SECONDS + len(flight.shard.items) / (sum(rates) / len(rates))
+        for flight in self._flights:
+            should = self._shard_seconds + len(flight.shard.items) / (sum(rates) / len(rates))
             is_late = time.monotonic() - flight.sent > _LATE * should
             if idle and is_late and not flight.copied and not flight.shard.suspect:
-                flight.copied = self._fly(flight.shard, idle.pop(), 0).copied = True
+                self._fly(flight.shard, idle.pop(), 0)
+                for either in self._flights.of_shard(flight.shard):
+                    either.copied = True
 
     def _collect(self, record: Record, seconds: float) -> list[Entry]:
         """Take what has come, or comes within some seconds, and record it together."""
-        with contextlib.suppress(Empty):
-            self._land(self._events.get(timeout=0 if self._unrecorded else seconds))
-            while True:
-                self._land(self._events.get_nowait())
+        for flight in self._flights.ended(0 if self._unrecorded else seconds):
+            self._land(flight)
         return self._record(record)
 
     def _record(self, record: Record) -> list[Entry]:
@@ -240,44 +190,35 @@ class DaskWorkers:
         self._unrecorded = []
         return recorded
 
-    def _land(self, key: str) -> None:
+    def _land(self, flight: Flight) -> None:
         """Take a shard that has come back, however it has."""
-        flight = self._flights.get(key)
-        if flight is None:
-            return
-        if flight.future.status == "error":
-            self._land_broken(key, flight)
-            return
+        error: BaseException | None = None
         try:
-            result: ShardResult = flight.future.result(timeout=30)
-        except _LOST:
-            del self._flights[key]
+            if flight.future.status == "error":
+                error = flight.future.exception(timeout=30)
+            else:
+                result: ShardResult = flight.future.result(timeout=30)
+        except LOST:
             self._lose(flight, died=False)
-        else:
-            del self._flights[key]
+            return
+        if error is None:
             self._unrecorded += self._land_whole(flight, result)
-
-    def _land_broken(self, key: str, flight: _Flight) -> None:
-        error = flight.future.exception(timeout=30)
-        del self._flights[key]
+            return
         self._lose(flight, died=isinstance(error, KilledWorker))
         if isinstance(error, WorkerError):
             self._pool.refuse(flight.worker, str(error))
         elif not isinstance(error, KilledWorker):
             self._stop = self._stop or WorkerError(f"{flight.worker.name}: {error!r}")
 
-    def _land_whole(self, flight: _Flight, result: ShardResult) -> list[Entry]:
+    def _land_whole(self, flight: Flight, result: ShardResult) -> list[Entry]:
         worker, shard, entries = flight.worker, flight.shard, list(result.entries)
         self._release(flight)
-        for key in [key for key, other in self._flights.items() if other.shard is shard]:
-            other = self._flights.pop(key)  # the other worker that has it is too late
-            self._client.cancel([other.future], force=True)
+        for other in self._flights.of_shard(shard):  # the other worker that has it is too late
+            self._link.client.cancel([other.future], force=True)
             self._release(other)
         done = sum(entry.status == "done" for entry in entries)
-        used = result.used - done * LEDGER_ROW
-        self._account.take_back(0, used, rows=done)
-        self._entries, self._bytes = self._entries + done, self._bytes + result.used
-        worker.learn(len(entries), result.seconds, SHARD_SECONDS)
+        self._grants.spent(done, result.used)
+        worker.learn(len(entries), result.seconds, self._shard_seconds)
         self._judge_stop(flight, result)
         if shard.doubted is not None and shard.doubted is not worker:
             self._contradict(shard.doubted, worker, done)
@@ -294,31 +235,32 @@ class DaskWorkers:
         if doubted.contradicted >= _CONTRADICTED:
             self._pool.refuse(doubted, f"it failed {doubted.contradicted} images that {worker.name} could label")
 
-    def _judge_stop(self, flight: _Flight, result: ShardResult) -> None:
+    def _judge_stop(self, flight: Flight, result: ShardResult) -> None:
         """What a shard that was not finished means for the others; its items are sent again."""
         error = result.stop
         if isinstance(error, DiskFullError):
             self._stop = error
         elif isinstance(error, BudgetError):
-            if self._tight and not result.entries:
+            if self._grants.is_tight and not result.entries:
                 self._stop = BudgetError(
-                    f"the budget is used up: it leaves {self._account.room} bytes, and the next label takes more"
+                    f"the budget is used up: it leaves {self._grants.room} bytes, and the next label takes more"
                 )
-            self._tight = True
+            self._grants.is_tight = True
         elif error is not None:
             self._pool.refuse(flight.worker, str(error))
         self._queue.again(result.left)
 
-    def _release(self, flight: _Flight) -> None:
+    def _release(self, flight: Flight) -> None:
+        self._flights.pop(flight)
         flight.worker.flights -= 1
         flight.worker.alone = False
-        self._account.take_back(flight.grant)
+        self._grants.take_back(flight.grant)
 
-    def _lose(self, flight: _Flight, *, died: bool) -> None:
+    def _lose(self, flight: Flight, *, died: bool) -> None:
         """Take back a shard that nobody will answer for."""
         self._release(flight)
-        self._unsure = True
-        if any(other.shard is flight.shard for other in self._flights.values()):
+        self._grants.lose_count()
+        if self._flights.has(flight.shard):
             return  # another worker has it as well
         if not died:
             self._queue.sent_back(flight.shard)
@@ -338,49 +280,31 @@ class DaskWorkers:
             yield
         except AutocoarseError:
             raise
-        except _LOST:
-            self._reconnect()
+        except LOST:
+            self._link.reconnect(self._forget_scheduler)
+            self._seen_ready = time.monotonic()
 
-    def _reconnect(self) -> None:
-        with contextlib.suppress(*_LOST):
-            self._client.close(timeout=2)
-        flights = [*self._flights.values()]
-        self._flights.clear()
-        for flight in flights:
+    def _forget_scheduler(self) -> None:
+        for flight in self._flights:
             self._lose(flight, died=False)
         self._pool.forget_all()
-        end, wait = time.monotonic() + PATIENCE_SECONDS, 1.0
-        while True:
-            try:
-                self._client = self._cluster.connect()
-            except OSError as error:
-                if time.monotonic() > end:
-                    raise WorkerError(
-                        f"the scheduler at {self._cluster.name} is gone, and has not come back for "
-                        f"{PATIENCE_SECONDS:.0f} s; what was labelled is recorded, the same command goes on"
-                    ) from error
-                time.sleep(wait)
-                wait = min(2 * wait, 15.0)
-            else:
-                self._seen_ready = time.monotonic()
-                return
 
     def _end(self, record: Record) -> None:
         """Have the workers stop, and record what they have made until then."""
         if not self._flights and not self._unrecorded:
             return
         end = time.monotonic() + _END_SECONDS
-        with contextlib.suppress(*_LOST):
-            mine = list({flight.worker.address for flight in self._flights.values()})
-            self._client.run(stop_labelling, self._offer.name, workers=mine, on_error="ignore")
+        with contextlib.suppress(*LOST):
+            mine = list({flight.worker.address for flight in self._flights})
+            self._link.client.run(stop_labelling, self._offer.name, workers=mine, on_error="ignore")
             while self._flights and time.monotonic() < end:
-                for key in [key for key, flight in self._flights.items() if flight.future.status != "pending"]:
-                    self._land(key)
+                for flight in self._flights:
+                    if flight.future.status != "pending":
+                        self._land(flight)
                 time.sleep(0.05)
-        with contextlib.suppress(*_LOST):
-            self._client.cancel([flight.future for flight in self._flights.values()], force=True)
-        for flight in self._flights.values():
+        with contextlib.suppress(*LOST):
+            self._link.client.cancel([flight.future for flight in self._flights], force=True)
+        for flight in self._flights:
             self._release(flight)
-        self._flights.clear()
         with contextlib.suppress(BudgetError):  # it is on its way already
             self._record(record)

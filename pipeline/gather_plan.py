@@ -11,9 +11,10 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.gather_source import GatherSource
 from pipeline.run_folder import reason_to_keep
+from storage.agreement import image_agrees, label_agrees
 from storage.errors import LayoutError, WorkspaceError
 from storage.layouts import Listing
-from storage.ledger import Entry, Ledger, image_agrees, label_agrees
+from storage.ledger import Entry, Ledger
 from storage.soft_store import SoftStore
 from storage.workspace import Workspace
 

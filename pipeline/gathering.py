@@ -22,9 +22,10 @@ from pipeline.run_folder import claim, list_failures, opened_run, record_plan
 from pipeline.settings import LabelSettings, Settings, settings_digest
 from pipeline.threads import work_and_record
 from storage.adoption import Adopted
+from storage.agreement import image_agrees
 from storage.errors import LabelError, LayoutError, MissingFileError, WorkspaceError
 from storage.layouts import Listing, list_images
-from storage.ledger import Entry, image_agrees
+from storage.ledger import Entry
 from storage.shard import Shard
 from storage.workspace import Workspace
 
@@ -67,6 +68,8 @@ class _Job:
     """Its done entries, in the runs that have them."""
     reason: str
     """Why it has none."""
+    slot: int | None
+    """Where its confidence is kept, where it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +168,14 @@ class GatherRun:
         """Keys of the items that more than one run has."""
         self.summary.total = self.summary.skipped + len(self.plan.to_do) + len(self.plan.missing)
         self._count_missing()
-        keys = [task.key for task in self.plan.to_do if task.runs]
-        self._keeper = None if store is None else StoreWriter.open(self.workspace, store, self.ledger, keys)
+        self._keeper = None if store is None else StoreWriter.open(self.workspace, store, self.ledger, self._keys)
         if store is None:
-            release_slots(self.workspace, self.ledger, keys)
+            release_slots(self.workspace, self.ledger, self._keys)
         total, skipped = self.summary.total, self.summary.skipped
         record_plan(self.workspace, self.ledger, total, skipped, labels_are_new=False)
+
+    def _keys(self) -> Iterator[str]:
+        return (task.key for task in self.plan.to_do if task.runs)
 
     def _count_done(self, entry: Entry) -> None:
         self.summary.skipped += 1
@@ -201,7 +206,7 @@ class GatherRun:
             reason = task.reason or f"{task.key}: a run at work has taken it up again"
             if task.failed_in is not None and (entry := self.sources[task.failed_in].ledger.get(task.key)) is not None:
                 reason = entry.reason or reason
-            yield _Job(task, done, reason)
+            yield _Job(task, done, reason, self.ledger.slot(task.key))
 
     def _commit(self, taken: list[_Taken]) -> list[Entry]:
         entries = [one.entry for one in taken]
@@ -217,13 +222,13 @@ class GatherRun:
         reasons = [] if job.found else [job.reason]
         for source, entry in job.found:
             try:
-                return self._adopt(source, entry)
+                return self._adopt(source, entry, job.slot)
             except LabelError as error:
                 reasons.append(str(error))
         failure = Entry(key=job.task.key, status="failed", settings_digest=self.digest, reason="; ".join(reasons))
         return _Taken(failure)
 
-    def _adopt(self, source: GatherSource, entry: Entry) -> _Taken:
+    def _adopt(self, source: GatherSource, entry: Entry, to_slot: int | None) -> _Taken:
         key, run = entry.key, source.workspace.root
         if entry.settings_digest != self.digest:
             made_with = entry.settings_digest
@@ -234,14 +239,16 @@ class GatherRun:
             theirs = source.workspace.label_path(key)
         except WorkspaceError as error:
             raise LabelError(str(error)) from error
-        ours = self.workspace.label_path(key)
-        linked = self.workspace.adopt_together([*self._chunk(source, entry), Adopted(theirs, ours, entry.sha256)])
+        ours, chunk = self.workspace.label_path(key), self._chunk(source, entry, to_slot)
+        linked = self.workspace.adopt_together(
+            [*chunk, Adopted(theirs, ours, entry.sha256)]
+        )
         return _Taken(replace(entry, modified_ns=ours.stat().st_mtime_ns), linked)
 
-    def _chunk(self, source: GatherSource, entry: Entry) -> list[Adopted]:
+    def _chunk(self, source: GatherSource, entry: Entry, to_slot: int | None) -> list[Adopted]:
         """The file that keeps an item's confidence, once it has been read, where there is to be one."""
         keeper = self._keeper
-        if keeper is None or source.store is None:
+        if keeper is None or source.store is None or to_slot is None:
             return []
         size, slot = (entry.height, entry.width), source.slots.get(entry.key)
         if slot is None:
@@ -249,4 +256,4 @@ class GatherRun:
         source.store.read(slot, size)
         for path, content in keeper.new_array(size):
             self.workspace.publish(path, content)
-        return [Adopted(source.store.chunk_path(slot, size), keeper.chunk_path(entry.key, size))]
+        return [Adopted(source.store.chunk_path(slot, size), keeper.store.chunk_path(to_slot, size))]

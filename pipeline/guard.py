@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pipeline.samples import Sample
 from storage.errors import LeakError
-from storage.ledger import file_digest
+from storage.object_io import file_digest
 
 _READERS = 4
 _NAMED = 5

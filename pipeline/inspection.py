@@ -199,7 +199,7 @@ def _confidence_summary(workspace: Workspace, key: str) -> Mapping[str, float] |
     """
     store = SoftStore.find(workspace.soft)
     with Ledger(workspace.ledger, read_only=True) as ledger:
-        entry, slot = ledger.get(key), ledger.slots().get(key)
+        entry, slot = ledger.get(key), ledger.slot(key)
     if store is None or slot is None or entry is None or entry.status != "done":
         return None
     codes = store.read(slot, (entry.height, entry.width))[1]

@@ -15,7 +15,7 @@ from pipeline.samples import collect_samples
 from pipeline.scores import Scores
 from storage.errors import MissingFileError
 from storage.layouts import Layout
-from storage.ledger import file_digest
+from storage.object_io import file_digest
 from storage.schema import Ids, load_schema
 from storage.workspace import write_atomically
 from teacher import load_teacher

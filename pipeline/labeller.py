@@ -156,8 +156,8 @@ class Labeller:
         job = self.job
         label = remove_small_components(LabelMap(decision.label, len(job.schema)), job.min_component)
         beside = []
-        if job.keeper is not None and decision.soft is not None:
-            beside = job.keeper.files(one.item.key, decision.soft)
+        if job.keeper is not None and decision.soft is not None and one.item.slot is not None:
+            beside = job.keeper.files(one.item.slot, decision.soft)
         return publish_label(
             folder,
             one.item.key,

@@ -23,7 +23,7 @@ from pipeline.workers import OneProcess, Workers
 from storage.account import ByteAccount
 from storage.budget import LEDGER_BYTES, measure_bytes
 from storage.errors import BudgetError
-from storage.layouts import find_images
+from storage.layouts import Item, find_images
 from storage.ledger import Entry
 from storage.schema import load_schema
 from storage.soft_store import StoreForm, is_on_grid
@@ -127,10 +127,9 @@ class LabelRun:
         self._account.open(used, workspace.ledger, to_write=self.plan.left_count > 0)
         claim(workspace, ledger, ledger.settings, self.decisive, settings, "label", schema)
         ledger.forget_failures(self.plan)
-        keys = (item.key for item in self.plan.to_do())
-        self._keeper = None if store is None else StoreWriter.open(workspace, store, ledger, keys)
+        self._keeper = None if store is None else StoreWriter.open(workspace, store, ledger, self._keys)
         if store is None:
-            release_slots(workspace, ledger, keys)  # an earlier run was to keep what this one does not
+            release_slots(workspace, ledger, self._keys)  # an earlier run was to keep what this one does not
         done = self.plan.done
         self.summary = LabelSummary(
             self.plan.total, done.made.count, bytes=done.made.bytes, pixels=done.pixels, ignored=done.ignored
@@ -138,6 +137,14 @@ class LabelRun:
         record_plan(workspace, ledger, self.plan.total, done.made.count)
         self._account.settle(rows=0)
         self.forecast = Forecast(workspace, done.made, self.plan.left_count, settings.png)
+
+    def _keys(self) -> Iterator[str]:
+        return (item.key for item in self.plan.to_do())
+
+    def _items(self) -> Iterator[Item]:
+        """What is to do, read as it is needed, with where its confidence is to be kept."""
+        items = self.plan.to_do()
+        return items if self._keeper is None else (replace(item, slot=self.ledger.slot(item.key)) for item in items)
 
     def _open_workers(self) -> Workers:
         """Who labels: this process, or those that the settings name; nobody new where there is nothing to do."""
@@ -192,7 +199,7 @@ class LabelRun:
             refused = self.plan.failures(self.digest)
             while page := list(islice(refused, _REFUSED_PAGE)):
                 yield from self._commit(page)
-            yield from self.workers.label(self.plan.to_do(), self.plan.to_do_count, self._commit)
+            yield from self.workers.label(self._items(), self.plan.to_do_count, self._commit)
         finally:
             list_failures(self.workspace, self.ledger)
 

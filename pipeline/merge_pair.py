@@ -19,7 +19,8 @@ from storage.errors import AutocoarseError, LabelError, SettingsError, ShapeErro
 from storage.label_map import LabelMap
 from storage.label_png import read_label_png
 from storage.layouts import LabelFile
-from storage.ledger import Entry, file_digest
+from storage.ledger import Entry
+from storage.object_io import file_digest
 from storage.schema import IGNORE, ClassSchema
 from storage.workspace import Workspace
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from pipeline.merge_pair import ImageMark, LabelPair, Mark, Merged, pair_digest
 from pipeline.run_folder import reason_to_keep
 from pipeline.settings import settings_digest
+from storage.agreement import file_agrees, label_agrees
 from storage.errors import SettingsError, WorkspaceError
 from storage.layouts import LabelFile, Layout, list_labels, pairing_key
-from storage.ledger import Ledger, file_agrees, label_agrees
+from storage.ledger import Ledger
 from storage.schema import ClassSchema, Ids
 from storage.workspace import Workspace
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from pipeline.forecast import TRIED, Made
 from pipeline.plan import Done, Plan, State, items_in
 from pipeline.run_folder import reason_to_keep
+from storage.agreement import image_agrees, label_agrees
 from storage.errors import WorkspaceError
 from storage.layouts import Item, Layout, bad_name, find_images, is_utf8, no_images, shared_key
-from storage.ledger import Ledger, image_agrees, label_agrees
+from storage.ledger import Ledger
 from storage.object_walk import walk
 from storage.shard import Shard
 from storage.soft_store import SoftStore

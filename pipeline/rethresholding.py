@@ -27,11 +27,12 @@ from pipeline.settings import (
     thresholds_by_class,
 )
 from pipeline.threads import work_and_record
+from storage.agreement import label_agrees
 from storage.clean_up import remove_small_components
 from storage.errors import LabelError, MissingFileError, SettingsError, WorkspaceError
 from storage.label_map import LabelMap
 from storage.label_png import Preset
-from storage.ledger import Entry, Ledger, label_agrees
+from storage.ledger import Entry, Ledger
 from storage.schema import load_schema
 from storage.soft_store import SoftStore, apply_thresholds, is_on_grid, level_of
 from storage.workspace import Workspace

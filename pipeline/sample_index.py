@@ -21,7 +21,8 @@ from storage.errors import LabelError, MissingFileError, SettingsError, Workspac
 from storage.image_reader import read_image_size
 from storage.label_map import LabelMap
 from storage.label_png import read_label_png
-from storage.ledger import Entry, Ledger, file_digest
+from storage.ledger import Entry, Ledger
+from storage.object_io import file_digest
 from storage.schema import ClassSchema
 from storage.workspace import Workspace, write_atomically
 

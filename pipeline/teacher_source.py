@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from pipeline.labeller import Decider, Image
 from storage.errors import CheckpointError
-from storage.ledger import file_digest
+from storage.object_io import file_digest
 from storage.schema import ClassSchema
 from storage.soft_store import Keep
 

@@ -23,7 +23,7 @@ from pipeline.samples import Kind, Sample, collect_samples
 from pipeline.sampling import CropSampler
 from pipeline.training_settings import TrainingRecipe, TrainSettings
 from storage.errors import AutocoarseError, MissingFileError
-from storage.ledger import file_digest
+from storage.object_io import file_digest
 from storage.schema import ClassSchema
 from teacher.checkpoint import checkpoint_of, is_own
 from teacher.weights import read_content

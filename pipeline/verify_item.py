@@ -18,13 +18,14 @@ from pipeline.merge_pair import ImageMark, LabelPair, Mark, Marks, pair_digest
 from pipeline.merge_plan import compared_settings
 from pipeline.settings import settings_digest
 from pipeline.verify_problem import Problem
+from storage.agreement import image_agrees
 from storage.clean_up import remove_small_components
 from storage.errors import ImageError, LabelError, SettingsError
 from storage.image_reader import MAX_PIXELS, read_image_size
 from storage.integrity import ProvenLabel, read_proven_label
 from storage.label_map import LabelMap, count_values
 from storage.layouts import LabelFile
-from storage.ledger import Entry, image_agrees
+from storage.ledger import Entry
 from storage.run_form import RunForm
 from storage.schema import IGNORE, Ids
 from storage.soft_store import NO_CONFIDENCE, SoftStore, apply_thresholds, level_of

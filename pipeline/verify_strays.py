@@ -12,7 +12,8 @@ from pathlib import Path
 from pipeline.verify_problem import Problem
 from storage.errors import LabelError
 from storage.label_png import read_provenance
-from storage.ledger import Entry, Ledger, file_digest
+from storage.ledger import Entry, Ledger
+from storage.object_io import file_digest
 from storage.soft_store import SoftStore
 from storage.workspace import Workspace
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.errors import LabelError
-from storage.ledger import file_digest
+from storage.object_io import file_digest
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,8 @@ class Item:
     key: str
     """Relative posix path without suffix: where its label goes."""
     image: Path
+    slot: int | None = None
+    """Where its confidence is kept, in a run that keeps it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The ledger: one entry an item in SQLite, written by the driver alone, the proof of what is done.
 
-It does not look at the files that its entries speak of, save to compare an entry with its label.
+It does not look at the files that its entries speak of; `agreement` does.
 """
 
 import json
@@ -14,8 +14,6 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from storage.errors import DiskFullError, WorkspaceError
-from storage.object_io import file_digest as file_digest
-from storage.object_io import file_info
 from storage.shard import Shard
 
 FORMAT = 1
@@ -209,25 +207,38 @@ class Ledger:
 
     def slots(self) -> dict[str, int]:
         """The slot of each item of which confidence is, or was to be, kept."""
-        if not self._connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'slots'").fetchone():
-            return {}  # a ledger of before there were slots, opened to be read only
+        if not self._has_slots():
+            return {}
         return dict(self._connection.execute("SELECT key, slot FROM slots"))
 
-    def give_slots(self, keys: Iterable[str]) -> dict[str, int]:
-        """Give a slot of its own, for good, to every item that has none.
+    def slot(self, key: str) -> int | None:
+        """The slot of an item, if it has one."""
+        if not self._has_slots():
+            return None
+        row = self._connection.execute("SELECT slot FROM slots WHERE key = ?", (key,)).fetchone()
+        return None if row is None else int(row[0])
 
-        Returns:
-            The slots of all items.
+    @property
+    def slot_count(self) -> int:
+        """One more than the largest slot; 0 where there is none."""
+        if not self._has_slots():
+            return 0
+        return int(self._connection.execute("SELECT coalesce(max(slot) + 1, 0) FROM slots").fetchone()[0])
+
+    def _has_slots(self) -> bool:
+        """Not so in a ledger of before there were any, opened to be read only."""
+        known = "SELECT 1 FROM sqlite_master WHERE name = 'slots'"
+        return self._connection.execute(known).fetchone() is not None
+
+    def give_slots(self, keys: Iterable[str]) -> None:
+        """Give a slot of its own, for good, to every item that has none.
 
         Raises:
             WorkspaceError: the disk is full.
         """
-        known = self.slots()
-        first = max(known.values(), default=-1) + 1
-        new = {key: first + i for i, key in enumerate(key for key in keys if key not in known)}
+        given = "INSERT OR IGNORE INTO slots VALUES (?, (SELECT coalesce(max(slot) + 1, 0) FROM slots))"
         with self._writing():
-            self._connection.executemany("INSERT INTO slots VALUES (?, ?)", new.items())
-        return known | new
+            self._connection.executemany(given, ((key,) for key in keys))
 
     def take_slots(self, keys: Iterable[str]) -> None:
         """Take back the slots of items of which nothing is to be kept."""
@@ -289,27 +300,3 @@ def _from_row(row: tuple[object, ...]) -> Entry:
     values = dict(zip(_COLUMNS, row, strict=True))
     values["counts"] = tuple(json.loads(str(values["counts"])))
     return Entry(**values)  # type: ignore[arg-type] # the columns are the fields
-
-
-def label_agrees(entry: Entry, path: Path) -> bool:
-    """Whether a label file is the one its entry speaks of: size and time, or, where only the time differs, the hash.
-
-    A run that was copied to another disk has other times; it is not labelled again for that.
-    """
-    return file_agrees(path, entry.bytes, entry.modified_ns, entry.sha256)
-
-
-def image_agrees(entry: Entry, path: Path) -> bool:
-    """Whether an image is the one that its entry was made from, by the same rule."""
-    return file_agrees(path, entry.image_bytes, entry.image_modified_ns, entry.image_sha256)
-
-
-def file_agrees(path: Path, size: int, modified_ns: int, digest: str) -> bool:
-    """Whether a file is the one that was recorded, by the same rule."""
-    try:
-        found = file_info(path)
-        return found.size == size and (found.modified_ns == modified_ns or file_digest(path) == digest)
-    except WorkspaceError:
-        raise  # a store that does not answer says nothing of the file
-    except OSError:  # missing, a dangling link, a folder, not readable: nothing that could be believed
-        return False

@@ -6,7 +6,7 @@ metadata of an array, which all of them write alike, and so need no locks.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -230,12 +230,17 @@ class SoftStore:
         fits = len(parts) == 5 and parts[0] == "c" and parts[2:] == ["0"] * 3 and parts[1].isdecimal()
         return int(parts[1]) if fits else None
 
-    def remove(self, slots: Iterable[int]) -> int:
-        """Delete the chunks of slots, whatever size of image they are of, and say how many bytes they had."""
-        unwanted, freed = set(slots), 0
+    def remove(self, unwanted: Sequence[int]) -> int:
+        """Delete the chunks of slots, whatever size of image they are of, and say how many bytes they had.
+
+        Args:
+            unwanted: by slot, whether its chunk is to go; a byte each, as there may be millions.
+        """
+        freed = 0
         for size in self.array_sizes():
             for path in self.array_path(size).iterdir():
-                if self.chunk_slot(path) in unwanted:
+                slot = self.chunk_slot(path)
+                if slot is not None and slot < len(unwanted) and unwanted[slot]:
                     freed += path.stat().st_size
                     path.unlink()
         return freed

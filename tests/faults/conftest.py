@@ -1,19 +1,27 @@
-"""A store that speaks S3, in a process of its own, and a proxy before it that spoils requests on the way."""
+"""What faults need: a store that speaks S3 with a proxy that spoils requests, and a set to label in a bad night."""
 
 import http.client
 import os
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+
+from pipeline import dask_workers
+from pipeline.labelling import LabelRun
+from pipeline.settings import LabelSettings
+from pipeline.verification import Verification
+from storage.ledger import Ledger
 
 
 class Request(NamedTuple):
@@ -169,3 +177,97 @@ def proxy(store_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     yield one
     s3fs.S3FileSystem.clear_instance_cache()
     one.close()
+
+
+_SLOW = """
+import time
+from teacher.inference import Teacher
+decide = Teacher.decide
+def slow(self, images, *args, **kwargs):
+    time.sleep({seconds})
+    return decide(self, images, *args, **kwargs)
+Teacher.decide = slow
+"""
+
+
+@dataclass
+class Night:
+    """A set of noise images to label while things go wrong, and what must hold in the morning."""
+
+    folder: Path
+    teacher: Path
+    images: int = 16
+
+    def settings(self, out: str = "run", **more: Any) -> LabelSettings:
+        """Settings of a run."""
+        wanted = {"scales": (0.5, 1.0), "device": "cpu", **more}
+        return LabelSettings(images=self.folder / "images", teacher=str(self.teacher), out=self.folder / out, **wanted)
+
+    def command(self, *options: str) -> list[str]:
+        """The command with the same settings."""
+        program = str(Path(sys.executable).with_name("autocoarse"))
+        return [
+            *(program, "label", "--images", str(self.folder / "images"), "--teacher", str(self.teacher)),
+            *("--scales", "0.5,1", "--out", str(self.folder / "run"), "--device", "cpu", *options),
+        ]
+
+    def preload(self, name: str, text: str) -> tuple[str, str]:
+        """The options of a worker that loads a text of Python: what its own library or device would do."""
+        path = self.folder / f"{name}.py"
+        # dask loads it more than once into a process
+        once = f"import sys\nif not hasattr(sys, 'loaded_{name}'):\n    sys.loaded_{name} = True\n"
+        path.write_text(once + textwrap.indent(text, "    "))
+        return "--preload", str(path)
+
+    def slow(self, seconds: float) -> tuple[str, str]:
+        """The options of a worker whose device takes its time, so that something can happen meanwhile."""
+        return self.preload("slow", _SLOW.format(seconds=seconds))
+
+    def check(self, run: LabelRun, failed: tuple[str, ...] = ()) -> None:
+        """Labels are those of an undisturbed run, each item has one entry, and what `verify` can prove is proven."""
+        with LabelRun(self.settings("whole")) as whole:
+            list(whole)
+        found, expected = (
+            {path.relative_to(one.workspace.labels).as_posix(): path.read_bytes() for path in _labels(one)}
+            for one in (run, whole)
+        )
+        assert found == {name: made for name, made in expected.items() if name.removesuffix(".png") not in failed}
+        with Ledger(run.workspace.ledger, read_only=True) as ledger:
+            assert {entry.key: entry.status for entry in ledger} == {
+                key: "failed" if key in failed else "done" for key in (name.removesuffix(".png") for name in expected)
+            }
+        with Verification(run.workspace.root, workers=1) as verification:
+            list(verification)
+        assert not [problem for problem in verification.summary.problems if problem.key not in failed]
+
+
+def _labels(run: LabelRun) -> list[Path]:
+    return [path for path in run.workspace.labels.rglob("*") if path.is_file()]
+
+
+@pytest.fixture
+def night(
+    tmp_path: Path, tiny_teacher: Path, make_image: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> Night:
+    """A set to label, in shards that take no time."""
+    monkeypatch.setattr(dask_workers, "SHARD_SECONDS", 0.5)
+    one = Night(tmp_path, tiny_teacher)
+    for number in range(one.images):
+        make_image(tmp_path / f"images/{number % 3}/{number:02d}.png", (40, 56), number)
+    return one
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, with little room."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=640k", "tmpfs", str(disk)],  # noqa: S607 - where the system has it
+        capture_output=True,
+        check=False,
+    )
+    if mount.returncode:
+        pytest.skip("no file system can be mounted here")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)  # noqa: S607

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -149,22 +149,6 @@ def test_labels_that_are_made_again_do_not_pass_the_budget(
         code, _, told = run(command, out, "--budget", str(limit))
     assert code in (0, 4), told
     assert peak.bytes <= limit
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, with little room."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=640k", "tmpfs", str(disk)],  # noqa: S607 - where the system has it
-        capture_output=True,
-        check=False,
-    )
-    if mount.returncode:
-        pytest.skip("no file system can be mounted here")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)  # noqa: S607
 
 
 def test_a_disk_that_fills_is_a_clean_stop(command: list[str], tmp_path: Path, small_disk: Path) -> None:

@@ -20,7 +20,8 @@ from storage.budget import measure_bytes
 from storage.errors import AutocoarseError, ForeignSettingsError, LayoutError, SettingsError, WorkspaceError
 from storage.label_png import read_label_values, read_provenance
 from storage.layouts import list_labels
-from storage.ledger import Entry, Ledger, file_digest
+from storage.ledger import Entry, Ledger
+from storage.object_io import file_digest
 from storage.schema import ClassSchema, load_schema
 
 COARSE = [[0, 255, 1], [255, 255, 2]]
@@ -121,7 +122,7 @@ def test_a_second_run_does_nothing_and_knows_all_counts(
         raise AssertionError(f"{path} was read")
 
     for function in (
-        "storage.ledger.file_digest",
+        "storage.agreement.file_digest",
         "pipeline.merge_pair.file_digest",
         "pipeline.merge_pair.read_label_png",
     ):

@@ -16,7 +16,8 @@ from pipeline.labelling import LabelRun
 from pipeline.plan import Plan
 from pipeline.plan_making import PlanMaker
 from pipeline.settings import LabelSettings
-from storage.ledger import Entry, Ledger, file_digest
+from storage.ledger import Entry, Ledger
+from storage.object_io import file_digest
 from storage.shard import Shard
 from storage.workspace import Workspace
 

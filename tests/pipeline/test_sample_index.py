@@ -16,7 +16,8 @@ from pipeline.sample_index import IndexProgress, SampleIndex, build_index, find_
 from pipeline.samples import Sample
 from storage.errors import LabelError, MissingFileError, SettingsError
 from storage.layouts import LabelFile
-from storage.ledger import Entry, Ledger, file_digest
+from storage.ledger import Entry, Ledger
+from storage.object_io import file_digest
 from storage.schema import ClassSchema
 from storage.workspace import Workspace
 

@@ -401,7 +401,8 @@ def store(run: Path, schema: ClassSchema) -> SoftStore:
     store = SoftStore.find(workspace.soft)
     assert store is not None
     with Ledger(workspace.ledger) as ledger:
-        slots = ledger.give_slots(["a/1", "a/2", "b/3"])
+        ledger.give_slots(["a/1", "a/2", "b/3"])
+        slots = ledger.slots()
     for key, slot in slots.items():
         values = read_label_values(workspace.label_path(key))
         ignored = values == IGNORE

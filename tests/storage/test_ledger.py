@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from storage.agreement import image_agrees, label_agrees
 from storage.errors import DiskFullError, WorkspaceError
-from storage.ledger import Entry, Ledger, file_digest, image_agrees, label_agrees
+from storage.ledger import Entry, Ledger
+from storage.object_io import file_digest
 
 DONE = Entry(
     key="a/x", status="done", settings_digest="d", height=2, width=3, ignored=1, bytes=5, counts=(4, 1), seconds=0.5
