@@ -32,7 +32,7 @@ _SHARDS_A_SECOND = 8
 
 _LONGEST_SHARD = 60.0
 
-_GRACE_SECONDS = 10.0
+_GRACE_SECONDS = 20.0
 """The same where all workers that are there are refused: others may be starting."""
 
 _WATCH_SECONDS = 1.0
