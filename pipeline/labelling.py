@@ -18,7 +18,7 @@ from pipeline.plan_making import PlanMaker
 from pipeline.provenance import decisive_settings, label_provenance
 from pipeline.run_folder import claim, list_failures, opened_run, record_plan, refuse_foreign
 from pipeline.settings import LabelSettings, settings_digest, thresholds_by_class
-from pipeline.teacher_source import TeacherDecider, TeacherSource
+from pipeline.teacher_source import TeacherSource
 from pipeline.workers import OneProcess, Workers
 from storage.account import ByteAccount
 from storage.budget import LEDGER_BYTES, measure_bytes
@@ -163,7 +163,7 @@ class LabelRun:
         source = TeacherSource.of(settings, self.teacher, self._thresholds)
         if not settings.is_distributed or not self.plan.to_do_count:
             job = replace(job, workspace=self.workspace)
-            return OneProcess(Labeller(job, TeacherDecider(self.teacher, source)))
+            return OneProcess(Labeller(job, source.with_teacher(self.teacher)))
         from pipeline.dask_open import open_dask_workers  # dask takes half a second that one process has no use for
 
         return open_dask_workers(settings, job, source, self._account)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 from pipeline.labeller import Decider, Image
+from pipeline.memory import keep_freed_memory
 from storage.errors import CheckpointError
 from storage.object_io import file_digest
 from storage.schema import ClassSchema
@@ -110,4 +111,10 @@ class TeacherSource:
         teacher = load_teacher(name, weights, schema=self.schema, device=self.device, precision=precision)
         if teacher.digest != self.digest:
             raise CheckpointError(f"{self.file} holds another teacher than the one that the run was started with")
-        return TeacherDecider(teacher, self), teacher.device.type
+        return self.with_teacher(teacher), teacher.device.type
+
+    def with_teacher(self, teacher: "Teacher") -> TeacherDecider:
+        """What decides, with the teacher that is loaded already; the process is prepared for its work."""
+        if teacher.device.type == "cpu":
+            keep_freed_memory()  # a dask worker gives every tensor back to the system, which took half of its time
+        return TeacherDecider(teacher, self)
