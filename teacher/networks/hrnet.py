@@ -34,7 +34,7 @@ class Bottleneck(nn.Module):
         shortcut = x if self.downsample is None else self.downsample(x)
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
-        return self.relu(self.bn3(self.conv3(y)) + shortcut)  # type: ignore[no-any-return] # modules return Any
+        return self.relu(self.bn3(self.conv3(y)).add_(shortcut))  # type: ignore[no-any-return] # modules return Any
 
 
 class BasicBlock(nn.Module):
@@ -51,7 +51,7 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, width, h, w) -> the same shape."""
         y = self.relu(self.bn1(self.conv1(x)))
-        return self.relu(self.bn2(self.conv2(y)) + x)  # type: ignore[no-any-return] # modules return Any
+        return self.relu(self.bn2(self.conv2(y)).add_(x))  # type: ignore[no-any-return] # modules return Any
 
 
 class FusionModule(nn.Module):
@@ -74,7 +74,11 @@ class FusionModule(nn.Module):
     def _sum(self, paths: nn.Module, maps: list[Tensor], target: int) -> Tensor:
         # To the target's own size, never by a fixed factor: a branch's height or width may be odd.
         size = (maps[target].shape[-2], maps[target].shape[-1])
-        total = sum(resize(path(x), size) for path, x in zip(paths.children(), maps, strict=True))
+        parts = (resize(path(x), size) for path, x in zip(paths.children(), maps, strict=True))
+        total = next(parts)
+        for source, part in enumerate(parts, start=1):
+            # In place, but never in the target's own map: it goes into the other sums too.
+            total = total.add_(part) if source == target else part.add_(total)
         return self.relu(total)  # type: ignore[no-any-return] # modules return Any
 
 

@@ -1,0 +1,108 @@
+"""Images to the device and labels back, beside the device's work.
+
+On the CPU there is nothing to copy, and these are plain functions. On CUDA a copy between pinned memory and the device
+is done by an engine of its own, and nothing waits for it but who needs its result.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Image = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """Images on their way to the device."""
+
+    images: Tensor
+    """(batch, height, width, 3) uint8, on the device; `take` it rather than read it."""
+    arrived: torch.cuda.Event | None = None
+    """Passed once they are there; None: they are."""
+
+    def take(self) -> Tensor:
+        """The images, for work on the current stream, which waits for them; the host does not.
+
+        Returns:
+            (batch, height, width, 3) uint8.
+        """
+        if self.arrived is not None:
+            current = torch.cuda.current_stream(self.images.device)
+            current.wait_event(self.arrived)
+            # made on another stream, which else could give the memory away while this one still reads
+            self.images.record_stream(current)
+        return self.images
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """Values on their way to the host."""
+
+    values: Tensor
+    """On the host; `wait` for them rather than read them."""
+    arrived: torch.cuda.Event | None = None
+    """Passed once they are there; None: they are."""
+
+    def wait(self) -> npt.NDArray[np.uint8]:
+        """Wait until they are there; any thread may, and it sleeps meanwhile."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        values: npt.NDArray[np.uint8] = self.values.numpy()
+        return values
+
+
+class Transfers:
+    """The copies to and from one device.
+
+    An image is height * width * 3 bytes up and at most 4 bytes a pixel down: at 1024x2048 6.3 MB and 2.1 MB (8.4 MB
+    where confidence and runner-up are kept), 0.3 ms and 0.1 ms at PCIe's 25 GB/s, against some 100 ms of a network at
+    three scales. `upload` copies once on the host, into pinned memory, from where the device's engine takes it; called
+    by another thread, or before the work on the batch before has ended, it costs the device nothing. Pinned memory is
+    allocated by torch, which gives it out again once it is freed here and the copies from it are done.
+
+    On the host, `upload` and `download` wait for nothing, `Upload.take` neither; only `Download.wait` does.
+
+    Args:
+        device: "cpu", or a CUDA device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # torch has no types here
+
+    def upload(self, images: Sequence[Image]) -> Upload:
+        """Send images of one size to the device as one batch; any thread may.
+
+        Args:
+            images: RGB, each (height, width, 3), uint8, at least one.
+        """
+        if self._stream is None:
+            return Upload(torch.from_numpy(np.stack(images)))
+        with torch.cuda.stream(self._stream):
+            pinned = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, pin_memory=True)
+            np.stack(images, out=pinned.numpy())
+            batch = pinned.to(self._device, non_blocking=True)
+            return Upload(batch, self._stream.record_event())
+
+    def download(self, values: Tensor) -> Download:
+        """Send values to the host once the current stream has computed them.
+
+        On that stream, which so takes up the next batch a tenth of a millisecond later, and keeps the values' memory
+        until they are sent.
+
+        Args:
+            values: uint8, any shape, on the device.
+        """
+        if self._stream is None:
+            return Download(values)
+        pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        pinned.copy_(values, non_blocking=True)
+        arrived = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call] # torch has no types here
+        arrived.record(torch.cuda.current_stream(values.device))
+        return Download(pinned, arrived)
