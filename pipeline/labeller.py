@@ -32,8 +32,13 @@ from storage.workspace import Workspace
 
 Image = npt.NDArray[np.uint8]
 
-_DECODERS = 2
-_ENCODERS = 2
+DECODERS = 2
+ENCODERS = 2
+
+
+def images_in_flight(batch: int) -> int:
+    """How many images, or labels, a process that labels holds at most beside those that it is labelling."""
+    return 2 * (2 * batch) + DECODERS + ENCODERS + batch
 
 
 class Decided(Protocol):
@@ -142,15 +147,15 @@ class Labeller:
             DiskFullError, WorkspaceError: a label cannot be written, or not be recorded.
         """
         folder, batch = workspace or self.job.workspace, self.job.batch
-        with ThreadPoolExecutor(_DECODERS, "decode") as decoders, ThreadPoolExecutor(_ENCODERS, "encode") as encoders:
+        with ThreadPoolExecutor(DECODERS, "decode") as decoders, ThreadPoolExecutor(ENCODERS, "encode") as encoders:
             writing: deque[Future[Entry]] = deque()
             try:
-                decoded = read_ahead(items, decoders, depth=2 * batch + _DECODERS)
+                decoded = read_ahead(items, decoders, depth=2 * batch + DECODERS)
                 for group in group_by_size(decoded, batch):
                     if stop is not None and stop.is_set():
                         break
                     writing.extend(self._label(group, encoders, folder))
-                    yield from _record(writing, record, keep=2 * batch + _ENCODERS)
+                    yield from _record(writing, record, keep=2 * batch + ENCODERS)
                 yield from _record(writing, record, keep=0)
             finally:
                 # reached with work left only after an error or Ctrl-C: what was labelled is recorded all the same
