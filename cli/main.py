@@ -18,7 +18,7 @@ from storage.errors import (
 
 _USAGE_ERRORS = (SettingsError, MissingFileError, SchemaError, ForeignSettingsError, LeakError)
 
-_STARTS_AGAIN = ("estimate", "budget", "status", "verify", "evaluate", "inspect")
+_STARTS_AGAIN = ("estimate", "budget", "status", "verify", "evaluate", "inspect", "doctor")
 """Commands that keep nothing of what they have done when they are stopped."""
 
 _NO_ROOM = (BudgetError, DiskFullError)
@@ -74,6 +74,7 @@ def _register() -> None:
     from cli.budget import budget
     from cli.compare import compare
     from cli.demo import demo
+    from cli.doctor import doctor
     from cli.estimate import estimate
     from cli.evaluate import evaluate
     from cli.gather import gather
@@ -103,6 +104,7 @@ def _register() -> None:
         rounds,
         run,
         demo,
+        doctor,
     ):
         main.add_command(command)
 

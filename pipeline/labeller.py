@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Event, Lock
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ import numpy.typing as npt
 from pipeline.decoding import Decoded, group_by_size, read_ahead
 from pipeline.kept_confidence import StoreWriter
 from pipeline.publishing import publish_label
+from pipeline.step_down import StepDown, Way, is_out_of_memory
 from storage.clean_up import remove_small_components
 from storage.errors import BudgetError, ImageError
 from storage.label_map import LabelMap
@@ -31,8 +32,13 @@ from storage.workspace import Workspace
 
 Image = npt.NDArray[np.uint8]
 
-_DECODERS = 2
-_ENCODERS = 2
+DECODERS = 2
+ENCODERS = 2
+
+
+def images_in_flight(batch: int) -> int:
+    """How many images, or labels, a process that labels holds at most beside those that it is labelling."""
+    return 2 * (2 * batch) + DECODERS + ENCODERS + batch
 
 
 class Decided(Protocol):
@@ -59,6 +65,28 @@ class Decider(Protocol):
         """
 
 
+@runtime_checkable
+class TilingDecider(Decider, Protocol):
+    """A decider that can also do with less memory than whole images take."""
+
+    def first_way(self, size: tuple[int, int], batch: int) -> Way:
+        """How images of a size, (height, width), are labelled, as far as memory can be told beforehand.
+
+        Args:
+            size: of the images, in pixels.
+            batch: how many may be labelled together.
+        """
+
+    def next_tile(self, size: tuple[int, int], tile: int | None) -> int | None:
+        """Side of the next smaller tiles after those of side `tile`, or after whole images; None: there are none."""
+
+    def decide_in_tiles(self, images: Sequence[Image], tile: int) -> Sequence[Decided]:
+        """As `decide`, but no more than a tile is on its way through the network."""
+
+    def free_memory(self) -> None:
+        """Give back what an attempt that ran out of memory has left."""
+
+
 @dataclass(frozen=True, slots=True)
 class LabelJob:
     """What a run asks of each process that labels for it; small, and the same for all items."""
@@ -79,12 +107,21 @@ class Labeller:
     """A teacher at work for a job.
 
     Threads may label at the same time; the device serves one of them after the other, and while it does the others
-    read and write.
+    read and write. Where memory runs out, images of that size, and larger ones, are labelled in a smaller way from then
+    on: fewer at a time, then, where the decider can, in tiles.
     """
 
     job: LabelJob
     decider: Decider
     _device: Lock = field(default_factory=Lock, repr=False)
+    _ways: StepDown = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        batch, decider = self.job.batch, self.decider
+        if isinstance(decider, TilingDecider):
+            self._ways = StepDown(lambda size: decider.first_way(size, batch), decider.next_tile)
+        else:
+            self._ways = StepDown(lambda _: Way(batch), lambda *_: None)
 
     def label(
         self,
@@ -110,15 +147,15 @@ class Labeller:
             DiskFullError, WorkspaceError: a label cannot be written, or not be recorded.
         """
         folder, batch = workspace or self.job.workspace, self.job.batch
-        with ThreadPoolExecutor(_DECODERS, "decode") as decoders, ThreadPoolExecutor(_ENCODERS, "encode") as encoders:
+        with ThreadPoolExecutor(DECODERS, "decode") as decoders, ThreadPoolExecutor(ENCODERS, "encode") as encoders:
             writing: deque[Future[Entry]] = deque()
             try:
-                decoded = read_ahead(items, decoders, depth=2 * batch + _DECODERS)
+                decoded = read_ahead(items, decoders, depth=2 * batch + DECODERS)
                 for group in group_by_size(decoded, batch):
                     if stop is not None and stop.is_set():
                         break
                     writing.extend(self._label(group, encoders, folder))
-                    yield from _record(writing, record, keep=2 * batch + _ENCODERS)
+                    yield from _record(writing, record, keep=2 * batch + ENCODERS)
                 yield from _record(writing, record, keep=0)
             finally:
                 # reached with work left only after an error or Ctrl-C: what was labelled is recorded all the same
@@ -128,32 +165,57 @@ class Labeller:
 
     def _label(self, group: list[Decoded], encoders: ThreadPoolExecutor, folder: Workspace) -> Iterator[Future[Entry]]:
         """Label images of one size and hand them to the encoders; a failure costs its image alone."""
-        images = [one.image for one in group if one.image is not None]
-        if not images:
+        if group[0].image is None:
             for one in group:
                 yield encoders.submit(self._failure, one, one.reason)
             return
-        try:
+        size = (group[0].image.shape[0], group[0].image.shape[1])
+        waiting, alone = list(group), 0
+        while waiting:
             with self._device:
+                way = self._ways.way(size)
+                part = waiting[: 1 if alone else way.batch]
                 started = time.perf_counter()
-                decisions = self.decider.decide(images)
-                seconds = (time.perf_counter() - started) / len(images)
+                outcome = self._attempt(part, size, way)
+                seconds = (time.perf_counter() - started) / len(part)
+                if outcome is None:
+                    if isinstance(self.decider, TilingDecider):
+                        self.decider.free_memory()  # not before the error, which held on to it, is gone
+                    continue
+            if isinstance(outcome, str) and len(part) > 1:
+                alone = len(part)  # whose fault it was shows when each is alone
+                continue
+            del waiting[: len(part)]
+            alone = max(0, alone - len(part))
+            if isinstance(outcome, str):
+                yield encoders.submit(self._failure, part[0], f"{part[0].item.image}: {outcome}")
+                continue
+            for one, decision in zip(part, outcome, strict=True):
+                yield encoders.submit(self._publish, one, decision, way, seconds, folder)
+
+    def _attempt(self, part: list[Decoded], size: tuple[int, int], way: Way) -> Sequence[Decided] | str | None:
+        """Label images of one size together.
+
+        Returns:
+            What was decided, or why nothing could be; None where memory ran out and a smaller way was taken.
+        """
+        images = [one.image for one in part if one.image is not None]
+        try:
+            if way.tile is not None and isinstance(self.decider, TilingDecider):
+                return self.decider.decide_in_tiles(images, way.tile)
+            return self.decider.decide(images)
         except (ImageError, RuntimeError, MemoryError) as error:
-            if len(group) > 1:
-                for one in group:
-                    yield from self._label([one], encoders, folder)
-            else:
-                reason = str(error) or type(error).__name__
-                yield encoders.submit(self._failure, group[0], f"{group[0].item.image}: {reason}")
-            return
-        for one, decision in zip(group, decisions, strict=True):
-            yield encoders.submit(self._publish, one, decision, seconds, folder)
+            if is_out_of_memory(error) and self._ways.step_down(size, len(part)):
+                return None
+            return str(error) or type(error).__name__
 
     def _failure(self, one: Decoded, reason: str) -> Entry:
         return Entry(key=one.item.key, status="failed", settings_digest=self.job.settings_digest, reason=reason)
 
-    def _publish(self, one: Decoded, decision: Decided, seconds: float, folder: Workspace) -> Entry:
+    def _publish(self, one: Decoded, decision: Decided, way: Way, seconds: float, folder: Workspace) -> Entry:
         job = self.job
+        # what a tile sees is less than the image: such a label may be another one, and says so
+        provenance = job.provenance if way.tile is None else {**job.provenance, "tile": way.tile}
         label = remove_small_components(LabelMap(decision.label, len(job.schema)), job.min_component)
         beside = []
         if job.keeper is not None and decision.soft is not None and one.item.slot is not None:
@@ -162,7 +224,7 @@ class Labeller:
             folder,
             one.item.key,
             label,
-            job.provenance,
+            provenance,
             job.form,
             job.schema,
             beside,
@@ -171,6 +233,7 @@ class Labeller:
             image_modified_ns=one.image_modified_ns,
             image_sha256=one.image_sha256,
             seconds=seconds,
+            reason="" if way == Way(job.batch) else f"for want of memory labelled {way}",
         )
 
 

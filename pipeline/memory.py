@@ -6,7 +6,9 @@ Nothing here knows of tensors.
 import ctypes
 import sys
 
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of mallopt, as in glibc's malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # of mallopt, as in glibc's malloc.h
+_USUAL_MMAP_MAX = 65536
+_LARGE = 1 << 20
 
 
 def keep_freed_memory() -> bool:
@@ -19,9 +21,32 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether the C library has taken it.
     """
+    return _set_malloc({_MMAP_MAX: 0, _TRIM_THRESHOLD: -1})
+
+
+def return_freed_memory() -> bool:
+    """Let large blocks, of 1 MiB and more, go back to the system once they are freed; the opposite of the above.
+
+    By default glibc raises the size from which it does so to up to 32 MiB, and keeps what is smaller in a heap with
+    holes. Labelling 480x360 pixels with HRNet-OCR at scale 1.0 took 311 MB that way and 177 MB this way, of which
+    tensors are 167 MB.
+
+    Returns:
+        Whether the C library has taken it.
+    """
+    return _set_malloc({_MMAP_MAX: _USUAL_MMAP_MAX, _MMAP_THRESHOLD: _LARGE, _TRIM_THRESHOLD: _LARGE})
+
+
+def trim_memory() -> None:
+    """Give back to the system now what is free; does nothing where the C library is not glibc."""
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(0)
+
+
+def _set_malloc(options: dict[int, int]) -> bool:
     if sys.platform != "linux":
         return False
     library = ctypes.CDLL(None)
     if not hasattr(library, "mallopt"):
         return False
-    return bool(library.mallopt(_MMAP_MAX, 0) and library.mallopt(_TRIM_THRESHOLD, -1))
+    return all(library.mallopt(option, value) for option, value in options.items())

@@ -63,7 +63,7 @@ class Entry:
     attempts: int = 1
     """How often the item has failed, over all runs, or 1."""
     reason: str = ""
-    """Why it failed; empty otherwise."""
+    """Why it failed; of a done item, how it was labelled where memory did not suffice for the usual way, or empty."""
 
 
 _COLUMNS = tuple(Entry.__dataclass_fields__)

@@ -1,0 +1,113 @@
+"""Memory at labelling on the CPU: as it is planned against as it is, each image size in a process of its own.
+
+    python benchmarks/memory_plan.py --encoder tf_efficientnet_lite0 --size 640x480 --size 1280x720
+    python benchmarks/memory_plan.py --network hrnet-ocr --size 480x360
+
+Measured is by how much the resident set grows at its peak (VmHWM of /proc/self/status, set back before) over that of
+the same process when it has labelled one small image and given back what was free. Linux with glibc only. Weights are
+random: memory does not depend on them.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.memory import return_freed_memory, trim_memory
+from storage.schema import load_schema
+from teacher.fusion import check_scales, size_at_scale
+from teacher.inference import Teacher
+from teacher.memory_plan import LabelMemory
+from teacher.networks.layers import resize
+from teacher.networks.registry import build_network, default_spec
+from teacher.tiling import tiled
+
+WORKING = 8 << 20
+
+
+def resident(field: str) -> int:
+    """VmRSS or VmHWM of this process, in bytes."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def label(teacher: Teacher, images: list[np.ndarray], scales: tuple[float, ...], tile: int | None) -> None:
+    """What fills memory at labelling: the forward of each scale from the largest down; the small predictions stay."""
+    network = teacher._predict if tile is None else tiled(teacher._predict, tile)  # noqa: SLF001 - not to be had otherwise
+    stay = []
+    with torch.inference_mode():
+        batch = teacher._batch(images)  # noqa: SLF001 - as above
+        for scale in check_scales(scales):
+            scaled = resize(batch, size_at_scale(images[0].shape[:2], scale))
+            logits, attention, _ = network(scaled, attend=scale != max(scales))
+            stay.append((logits.float(), attention))
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, object]:
+    """Plan and measure one size, in this process."""
+    spec = default_spec(arguments.network, 19, arguments.encoder if arguments.network == "deeplabv3plus" else None)
+    torch.manual_seed(0)
+    teacher = Teacher(build_network(spec), spec, load_schema("cityscapes"), "cpu", arguments.precision)
+    predict = teacher._predict  # noqa: SLF001 - as above
+    started = time.perf_counter()
+    memory = LabelMemory.of(teacher._network, predict, 19, teacher.device, WORKING)  # noqa: SLF001 - as above
+    seconds = time.perf_counter() - started
+    width, height = map(int, arguments.size[0].split("x"))
+    scales = tuple(map(float, arguments.scales.split(",")))
+    planned = memory.peak((height, width), scales, batch=arguments.batch, tile=arguments.tile)
+    if not arguments.keep_malloc:
+        return_freed_memory()
+    label(teacher, [np.zeros((64, 64, 3), np.uint8)], scales, arguments.tile)
+    images = [np.random.default_rng(i).integers(0, 256, (height, width, 3), np.uint8) for i in range(arguments.batch)]
+    trim_memory()
+    before = resident("VmRSS") - sum(image.nbytes for image in images)
+    Path("/proc/self/clear_refs").write_text("5")
+    started = time.perf_counter(), time.process_time()
+    label(teacher, images, scales, arguments.tile)
+    wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
+    return {
+        "size": arguments.size[0],
+        "planned": planned,
+        "measured": resident("VmHWM") - before,
+        "wall": wall,
+        "cpu": cpu,
+        "plan_seconds": seconds,
+    }
+
+
+def main() -> None:
+    """Print a line for each size."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=["hrnet-ocr", "deeplabv3plus"], default="deeplabv3plus")
+    parser.add_argument("--encoder", default="tf_efficientnet_lite0")
+    parser.add_argument("--size", action="append", required=True, help="WIDTHxHEIGHT, more than once")
+    parser.add_argument("--scales", default="0.5,1,2")
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--tile", type=int)
+    parser.add_argument("--keep-malloc", action="store_true", help="leave glibc as it is by default")
+    parser.add_argument("--one", action="store_true", help="one size, in this process, as JSON")
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measure(arguments)))
+        return
+    others = [a for a in sys.argv[1:] if a != "--size" and a not in arguments.size]
+    print(f"{'size':>11} {'planned':>10} {'measured':>10} {'planned/measured':>17} {'wall s':>8} {'cpu s':>8}")
+    for size in arguments.size:
+        command = [sys.executable, __file__, *others, "--size", size, "--one"]
+        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        planned, measured = found["planned"] / 1e6, found["measured"] / 1e6
+        print(
+            f"{size:>11} {planned:>7.1f} MB {measured:>7.1f} MB {planned / measured:>17.3f} {found['wall']:>8.2f} "
+            f"{found['cpu']:>8.2f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""What labelling an image takes in memory, told before anything of it is computed.
+
+What is done where memory does not suffice is decided elsewhere; and nothing here knows how much there is.
+"""
+
+import itertools
+import math
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensorMode  # documented by torch, though its module has an underscore
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from storage.soft_store import Keep
+from teacher.fusion import check_scales, size_at_scale
+from teacher.networks.prediction import Network
+from teacher.tiling import STRIDE
+
+_SIDES = (512, 1024)
+"""Of the images that a forward is measured on; they cost no memory."""
+_SOFT_PLANES: dict[Keep, int] = {"none": 0, "confidence": 2, "top2": 3}
+"""Bytes a pixel of what is kept beside the label."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardMemory:
+    """The peak of one forward beyond its weights and its input, linear in the pixels of the scaled images."""
+
+    fixed: int
+    """Bytes."""
+    per_pixel: float
+    """Bytes for each pixel of each image of the batch."""
+
+    def peak(self, pixels: int) -> int:
+        """Bytes for so many pixels."""
+        return self.fixed + math.ceil(self.per_pixel * pixels)
+
+
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves its hook without types
+    """Counts the bytes of the tensors that operations make, for as long as each lives."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # as above
+        self.now = self.peak = 0
+        self._live: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self, func: OpOverload, _types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> object:
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            for tensor in tree_leaves(result):
+                if isinstance(tensor, Tensor):
+                    self._count(tensor.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata  # noqa: SLF001 - its only identity, for the views of one storage are objects of their own
+        if key not in self._live:  # else an operation in place gave its own argument
+            self._live[key] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._forget, key).atexit = False
+
+    def _forget(self, key: int) -> None:
+        self.now -= self._live.pop(key)
+
+
+def measure_forward(network: Network, device: torch.device) -> ForwardMemory:
+    """Run a network on tensors that have a shape and no content, at two sizes, and see how much is alive at once.
+
+    It takes seconds, whatever the network's size, and no memory. Counted is what torch's operations make; a library's
+    room to work in is not (oneDNN's is some megabytes on the CPU; cuDNN's was not measured).
+
+    Args:
+        network: what predicts, the way it will be run: precision, layout and folding count. Not a compiled one, and no
+            recorded graphs: these keep memory of their own.
+        device: where its weights are.
+    """
+    peaks = []
+    for side in _SIDES:
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            images = torch.empty((1, 3, side, side), device=device)
+            with _LiveBytes() as live:
+                network(images, attend=True)
+        peaks.append(live.peak)
+    small, large = (side**2 for side in _SIDES)
+    per_pixel = (peaks[1] - peaks[0]) / (large - small)
+    return ForwardMemory(max(0, round(peaks[0] - per_pixel * small)), per_pixel)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelMemory:
+    """What a teacher takes at labelling, on its device.
+
+    On CUDA that is what `torch.cuda.max_memory_allocated` tells, weights included; the context of CUDA, some hundred
+    megabytes, and what the caching allocator holds unused come on top. On the CPU it is the growth of the process's
+    resident memory over that of a process that has labelled one small image, weights not included, as long as freed
+    blocks go back to the system: see `pipeline.memory.return_freed_memory`. Images that are read ahead, and labels that
+    are being written, are not in it.
+    """
+
+    weights: int
+    """Bytes of parameters and buffers."""
+    forward: ForwardMemory
+    classes: int
+    working: int
+    """Bytes that fusion and decision may work in."""
+    on_host: bool
+    """Whether the device is the CPU, whose memory the images as they were read are in too."""
+
+    @classmethod
+    def of(cls, network: nn.Module, predict: Network, classes: int, device: torch.device, working: int) -> Self:
+        """Measure a network.
+
+        Args:
+            network: whose weights they are.
+            predict: the network as it is run; see `measure_forward`.
+            classes: of its predictions.
+            device: where it is run.
+            working: bytes that fusion and decision may work in.
+        """
+        weights = sum(tensor.nbytes for tensor in itertools.chain(network.parameters(), network.buffers()))
+        return cls(weights, measure_forward(predict, device), classes, working, device.type == "cpu")
+
+    def peak(
+        self,
+        size: tuple[int, int],
+        scales: Sequence[float],
+        *,
+        batch: int = 1,
+        tile: int | None = None,
+        flip: bool = False,
+        keep: Keep = "none",
+    ) -> int:
+        """Predict the peak of labelling images of one size as one batch.
+
+        Scales are predicted one after the other, from the largest down; of each only its prediction at the network's
+        stride stays, in float32. The peak is that of one forward, beside what is there already, or that of the fusion.
+
+        Args:
+            size: (height, width) of the images, in pixels.
+            scales: ratios to the images, 1.0 among them.
+            batch: images labelled together.
+            tile: side of the tiles that are predicted one by one; None: each scale is predicted whole.
+            flip: the mirrored images are predicted too.
+            keep: what is kept beside the label.
+
+        Returns:
+            Bytes.
+
+        Raises:
+            SettingsError: the scales are not positive, come twice, or lack 1.0.
+            ImageError: the images are too small for the lowest scale.
+        """
+        ordered = check_scales(scales)
+        pixels = batch * size[0] * size[1]
+        floats = 3 * 4  # bytes a pixel of normalised images
+        images = pixels * (floats + 3 * self.on_host)
+        maps = highest = 0
+        for mirrored in (False, True)[: 1 + flip]:
+            for scale in ordered:
+                height, width = size_at_scale(size, scale)
+                scaled = batch * height * width
+                inputs = floats * (pixels * mirrored + scaled * (scale != 1))
+                own = 4 * batch * math.ceil(height / STRIDE) * math.ceil(width / STRIDE)
+                own *= self.classes + (scale != ordered[0])  # nobody asks for the largest scale's attention
+                joined = 0
+                if tile is not None and max(height, width) > tile:
+                    scaled, joined = batch * min(height, tile) * min(width, tile), own
+                highest = max(highest, maps + inputs + joined + self.forward.peak(scaled))
+                maps += own
+        fusion = maps + self.working + pixels * (2 + 2 * _SOFT_PLANES[keep])
+        return images + max(highest, fusion) + (0 if self.on_host else self.weights)
