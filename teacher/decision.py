@@ -44,9 +44,9 @@ class TopClasses:
     classes: Tensor
     """(batch, height, width) uint8."""
     confidence: Tensor
-    """(batch, height, width) float32 in [0, 1], the top softmax probability; float64 of float64 logits. It is 0, and the
-    pixel is always ignored, where a logit is NaN or +inf, or all are -inf; a class at -inf beside finite ones merely has
-    probability 0."""
+    """(batch, height, width) float32 in [0, 1], the top softmax probability; float64 of float64 logits. It is 0, and
+    the pixel is always ignored, where a logit is NaN or +inf, or all are -inf; a class at -inf beside finite ones
+    merely has probability 0."""
     runner_up: Tensor | None
     """(batch, height, width) uint8, the class of the second highest logit; the class itself where there is but one."""
 

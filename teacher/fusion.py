@@ -137,7 +137,7 @@ def predict_scales(network: Network, images: Tensor, scales: Sequence[float]) ->
     """
     ordered = check_scales(scales)
     sizes = [size_at_scale((images.shape[-2], images.shape[-1]), scale) for scale in ordered]
-    predictions = []
+    predictions: list[ScaledPrediction] = []
     for size in sizes:
         attend = bool(predictions)  # the largest scale's attention is not used
         logits, attention, _ = network(resize(images, size), attend=attend)

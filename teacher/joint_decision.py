@@ -5,12 +5,13 @@ blocks, in float32; and pixels so near to their threshold that float32 may put t
 float64. So a label is what exact arithmetic gives. Where confidence is kept, every pixel is needed: then the image is
 fused in stripes, and decided in float32 throughout, as `teacher.decision` does.
 
-**What crosses to the host** is up to the caller, who gets 1 byte a pixel, and 2 or 3 more where confidence is kept. Here
-only the range of values (8 bytes a map), the number of blocks left, and the places of the pixels that go to float64 do
-(16 bytes each, a few hundred in two million); the host waits for the device four times an image, or never in stripes.
+**What crosses to the host** is up to the caller, who gets 1 byte a pixel, and 2 or 3 more where confidence is kept.
+Here only the range of values does (8 bytes a map), the numbers of blocks left and of pixels that go to float64, and the
+places of these (16 bytes each; some hundreds in two million pixels). The host waits for the device six times an image,
+and in stripes not at all.
 
-**Memory** on the device, beside the predictions: what is returned, a label map, 32 bytes for each block left, and
-`WORKING_BYTES` to work in.
+**Memory** on the device, beside the predictions: what is returned and one label map more, 9 bytes for each node, 24
+for each block left (of 4x4 pixels), and `WORKING_BYTES` to work in.
 """
 
 from collections.abc import Sequence
@@ -23,16 +24,15 @@ from torch import Tensor
 
 from storage.schema import IGNORE
 from teacher.decision import DecisionRule, TopClasses, apply_thresholds, check_threshold, find_top, of_class, quantise
-from teacher.early_out import certain_blocks, largest_logit
+from teacher.early_out import block_pixels, certain_blocks, largest_logit, rounding
 from teacher.late_fusion import View, check_views, fuse_views, image_of, stripe_height, without_detour
 from teacher.resampling import Blocks, Runs, Stripe
 
 BLOCK = 4
 """Pixels a side. At a network's usual stride, 4, the pixels of a block lie between the same four nodes of scale 1."""
 
-WORKING_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
+WORKING_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
 """What may be worked on at once, roughly: on a CPU what its caches hold, on a GPU enough to fill it."""
-
 
 _POINTS = 4096
 """Pixels that are settled at once."""
@@ -110,7 +110,8 @@ def decide_blocks(
     device = views[0][0].logits.device
     least = torch.tensor(thresholds, dtype=torch.float32, device=device)
     grid = _block_grid(size, device)
-    certain = certain_blocks(views, grid, least, memory)
+    error = rounding(largest)
+    certain = certain_blocks(views, grid, least, error, memory)
     down, across = certain.shape
     # blocks hang over the borders by half, so that they lie between nodes
     labels = certain.view(down, 1, across, 1).expand(-1, BLOCK, -1, BLOCK).contiguous()
@@ -119,30 +120,26 @@ def decide_blocks(
     # only where the second class might be kept in the first one's stead does it matter which is which
     ties = min(thresholds) < 0.5 or len(set(thresholds)) > 1
     doubts = []
-    for some in left.split(max(1, memory // (4 * 4 * classes * BLOCK**2))):
+    for some in torch.split(left, max(1, memory // (4 * 4 * classes * block_pixels(views, grid)))):
         part = Blocks(grid.rows, grid.columns, some // across, some % across)
         logits = fuse_views(views, part).flatten(1, 2)[None]
         top = find_top(logits)
         label = apply_thresholds(top, thresholds)
         labels[part.row, :, part.column] = label.view(BLOCK, BLOCK, -1).permute(2, 0, 1)
-        doubts.append(_in_doubt(logits, top, least, _rounding(largest), ties=ties)[0])
-    if doubts:
-        _settle(labels, views, size, left, torch.cat(doubts, dim=1), thresholds)
+        doubts.append(_in_doubt(logits, top, least, error, ties=ties)[0])
+    _settle(labels, views, size, left, torch.cat(doubts, dim=1), thresholds)
     height, width = size
     return labels.view(down * BLOCK, -1)[BLOCK // 2 :, BLOCK // 2 :][:height, :width].contiguous()
 
 
 @lru_cache(maxsize=16)
 def _block_grid(size: tuple[int, int], device: torch.device) -> Blocks:
-    """All runs of rows and of columns that blocks are made of, and no block yet; kept for the next image of the size."""
-    runs = (Runs(n, np.arange(-(BLOCK // 2), n, BLOCK), BLOCK, device, torch.float32) for n in size)
+    """The runs of rows and of columns that an image's blocks are made of; kept for the next image of that size."""
+    rows, columns = (
+        Runs(length, np.arange(-(BLOCK // 2), length, BLOCK), BLOCK, device, torch.float32) for length in size
+    )
     none = torch.empty(0, dtype=torch.int64, device=device)
-    return Blocks(*runs, row=none, column=none)
-
-
-def _rounding(largest: float) -> float:
-    """How far float32 may put a probability off: a bound for some sixty roundings of logits up to the largest."""
-    return 2**-18 * (4 + largest)
+    return Blocks(rows, columns, none, none)
 
 
 def _in_doubt(logits: Tensor, top: TopClasses, least: Tensor, error: float, *, ties: bool) -> Tensor:
@@ -154,7 +151,12 @@ def _in_doubt(logits: Tensor, top: TopClasses, least: Tensor, error: float, *, t
 
 
 def _settle(
-    labels: Tensor, views: Sequence[View], size: tuple[int, int], left: Tensor, doubts: Tensor, rule: Sequence[float]
+    labels: Tensor,
+    views: Sequence[View],
+    size: tuple[int, int],
+    left: Tensor,
+    doubts: Tensor,
+    thresholds: Sequence[float],
 ) -> None:
     """Decide the pixels in doubt again, in float64.
 
@@ -164,16 +166,18 @@ def _settle(
         size: (height, width) of the image.
         left: the blocks that were not certain, (block,).
         doubts: (pixel of a block, block) bool.
-        rule: thresholds, one for all classes, or one a class.
+        thresholds: one for all classes, or one a class.
     """
     pixel, which = doubts.nonzero(as_tuple=True)
-    places = (left[which] // labels.shape[2], pixel // BLOCK, left[which] % labels.shape[2], pixel % BLOCK)
-    for row, down, column, across in zip(*(place.split(_POINTS) for place in places), strict=True):
-        points = (row * BLOCK + down - BLOCK // 2, column * BLOCK + across - BLOCK // 2)
-        runs = (
-            Runs(length, point.cpu().numpy(), 1, labels.device, torch.float64)
-            for length, point in zip(size, points, strict=True)
-        )
+    if not len(pixel):
+        return
+    row, column = left[which] // labels.shape[2], left[which] % labels.shape[2]
+    places = torch.stack([row, pixel // BLOCK, column, pixel % BLOCK])
+    for some in torch.split(places, _POINTS, dim=1):
+        row, down, column, across = some
+        y, x = row * BLOCK + down - BLOCK // 2, column * BLOCK + across - BLOCK // 2
+        rows = Runs(size[0], y.cpu().numpy(), 1, labels.device, torch.float64)
+        columns = Runs(size[1], x.cpu().numpy(), 1, labels.device, torch.float64)
         each = torch.arange(len(row), device=labels.device)
-        logits = fuse_views(views, Blocks(*runs, row=each, column=each))
-        labels[row, down, column, across] = apply_thresholds(find_top(logits.flatten(1, 2)[None]), rule)[0, 0]
+        logits = fuse_views(views, Blocks(rows, columns, each, each)).flatten(1, 2)
+        labels[row, down, column, across] = apply_thresholds(find_top(logits[None]), thresholds)[0, 0]

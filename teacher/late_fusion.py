@@ -4,7 +4,7 @@
 when its turn comes, and no tensor is larger than the part.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -61,39 +61,40 @@ def parts_of(view: View, part: AnyPart) -> list[AnyPart]:
     return parts[::-1]
 
 
-def fuse(view: View, part: Part) -> Tensor:
+def fuse(view: View, part: AnyPart, values_on: Callable[[int, AnyPart], Tensor] | None = None) -> Tensor:
     """Joint logits of a part of the image: the formula of `hierarchical_logits`, there only.
 
     Args:
         view: predictions of one image, without the batch axis.
         part: of the image's grid.
+        values_on: what is fused in the logits' stead: from a prediction's place in the view and a part of its own grid.
 
     Returns:
         Joint logits on the part, float.
 
     Source: arXiv:2005.10821, section 3.1.
     """
-    (first, *others), (at, *places) = view, parts_of(view, part)
-    joint = at.sample(first.logits)
-    for prediction, own in zip(others, places, strict=True):
-        assert prediction.attention is not None, "only the largest scale is without"
-        attention, logits = own.sample(prediction.attention), own.sample(prediction.logits)
-        logits *= attention
+    values_on = values_on or (lambda number, own: own.sample(view[number].logits))
+    at, *places = parts_of(view, part)
+    joint = values_on(0, at)
+    for number, own in enumerate(places, start=1):
+        attention = view[number].attention
+        assert attention is not None, "only the largest scale is without"
+        attention = own.sample(attention)
+        values = attention * values_on(number, own)
         if _is_smaller(own.size, part.size):
             # weighted at its own size and only then enlarged, as in `fusion.blend`
-            logits, attention = part.interpolate(logits, own), part.interpolate(attention, own)
+            values, attention = part.interpolate(values, own), part.interpolate(attention, own)
         else:
             joint, at = own.interpolate(joint, at), own
-        joint = logits.addcmul_(1 - attention, joint)
+        joint = values.addcmul_(1 - attention, joint)
     return joint
 
 
 def fuse_views(views: Sequence[View], part: Part) -> Tensor:
     """Mean of the joint logits of several views of one image, on a part of it."""
-    joint = fuse(views[0], part)
-    for view in views[1:]:
-        joint += fuse(view, part)
-    return joint if len(views) == 1 else joint.div_(len(views))
+    joints = [fuse(view, part) for view in views]
+    return joints[0] if len(joints) == 1 else torch.stack(joints).mean(dim=0)
 
 
 def image_of(view: View, index: int) -> tuple[ScaledPrediction, ...]:

@@ -107,7 +107,7 @@ class Stripe:
         # across first: the source often has fewer rows
         if source.size[1] != self.size[1]:
             below, above, part = _taps(source.size[1], self.size[1], values.device)
-            values = _mix(_taken(values, below), _taken(values, above), part)
+            values = _mix(taken(values, below), taken(values, above), part)
         if source.size[0] != self.size[0]:
             below, above, part = (t[self.start : self.stop] for t in _taps(source.size[0], self.size[0], values.device))
             first, second = (values.index_select(-2, rows - source.start) for rows in (below, above))
@@ -194,23 +194,27 @@ class Blocks:
     def interpolate(self, values: Tensor, source: "Blocks") -> Tensor:
         """As `Part.interpolate`."""
         if source.columns is not self.columns:
-            weights = _taken(self.columns.on(source.columns.length)[1], self.column)
+            weights = taken(self.columns.on(source.columns.length)[1], self.column)
             values = _weigh(values.unsqueeze(3), weights, 2)
         if source.rows is not self.rows:
-            weights = _taken(self.rows.on(source.rows.length)[1], self.row)
+            weights = taken(self.rows.on(source.rows.length)[1], self.row)
             values = _weigh(values.unsqueeze(2), weights.unsqueeze(2), 1)
         return values
 
     def sample(self, maps: Tensor) -> Tensor:
         """As `Part.sample`, in the precision of the runs."""
         source = self.on((maps.shape[-2], maps.shape[-1]))
-        rows, columns = _taken(source.rows.pixels, self.row), _taken(source.columns.pixels, self.column)
-        places = rows[:, None] * maps.shape[-1] + columns
-        values = _taken(maps.reshape(len(maps), -1), places.view(-1)).view(len(maps), *places.shape)
+        places = source.places()
+        values = taken(maps.reshape(len(maps), -1), places.view(-1)).view(len(maps), *places.shape)
         return self.interpolate(values.to(self.rows.dtype), source)
 
+    def places(self) -> Tensor:
+        """Where the blocks' pixels are in the grid, its rows one after the other: (row, column, block) int64."""
+        return taken(self.rows.pixels, self.row)[:, None] * self.size[1] + taken(self.columns.pixels, self.column)
 
-def _taken(values: Tensor, index: Tensor) -> Tensor:
+
+def taken(values: Tensor, index: Tensor) -> Tensor:
+    """Values (..., n) at an index (m,) of the last axis: (..., m)."""
     # several times as fast on a CPU as a selection by index along the last axis
     return values.gather(-1, index.expand(*values.shape[:-1], -1))
 
