@@ -17,6 +17,23 @@ MIN_SIDE = 4
 """Below this many pixels a network's stride leaves nothing."""
 
 
+class ScaledPrediction(NamedTuple):
+    """What a network says of a batch of images at one scale, at its own stride: nothing is enlarged yet."""
+
+    logits: Tensor
+    """(batch, class, h, w) float32, contiguous."""
+    attention: Tensor | None
+    """Weight of this scale against the larger ones, (batch, 1, h, w) float32 in [0, 1]; None for the largest scale."""
+    size: tuple[int, int]
+    """(height, width) of the scaled images, to which the logits are to be enlarged."""
+
+    def mirrored(self) -> "ScaledPrediction":
+        """The prediction with left and right exchanged, which turns that of a mirrored image back."""
+        return ScaledPrediction(
+            self.logits.flip(-1), None if self.attention is None else self.attention.flip(-1), self.size
+        )
+
+
 class TrainingPrediction(NamedTuple):
     """What the two-scale training forward gives, all at the size of the images."""
 
@@ -101,6 +118,33 @@ def predict_at_scale(
         None if attention is None else resize(attention.float(), size),
         None if wanted is None else resize(wanted.float(), size),
     )
+
+
+def predict_scales(network: Network, images: Tensor, scales: Sequence[float]) -> tuple[ScaledPrediction, ...]:
+    """Run a network on the images at each scale, and enlarge nothing: what `teacher.late_fusion` fuses.
+
+    Args:
+        network: what predicts.
+        images: normalised RGB, (batch, 3, height, width), float.
+        scales: ratios to the images' size, 1.0 among them, in any order.
+
+    Returns:
+        A prediction for each scale, from the largest scale to the smallest.
+
+    Raises:
+        SettingsError: the scales are not positive, come twice, or lack 1.0.
+        ImageError: the images are too small for the lowest scale.
+    """
+    ordered = check_scales(scales)
+    sizes = [size_at_scale((images.shape[-2], images.shape[-1]), scale) for scale in ordered]
+    predictions: list[ScaledPrediction] = []
+    for size in sizes:
+        attend = bool(predictions)  # the largest scale's attention is not used
+        logits, attention, _ = network(resize(images, size), attend=attend)
+        assert attention is not None or not attend, "asked for"
+        weight = attention.float().contiguous() if attention is not None and attend else None
+        predictions.append(ScaledPrediction(logits.float().contiguous(), weight, size))
+    return tuple(predictions)
 
 
 def blend(finer: Tensor, coarser: Tensor, attention: Tensor) -> Tensor:
