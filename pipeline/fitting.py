@@ -11,10 +11,8 @@ from pipeline.step_down import Way
 from storage.soft_store import Keep
 from teacher import Teacher
 from teacher.fusion import size_at_scale
+from teacher.joint_decision import WORKING_BYTES
 from teacher.memory_plan import LabelMemory
-
-WORKING_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
-"""What fusion and decision may work in, by the kind of device."""
 
 TILES = (2048, 1536, 1024, 768, 512, 384)
 """Sides of tiles that are tried, in pixels. Of the smallest a quarter is taken, the rest is overlap: still smaller ones
@@ -46,9 +44,8 @@ class Fit:
 
 def memory_of(teacher: Teacher) -> LabelMemory:
     """Measure what a teacher takes; some seconds for a large network."""
-    network, predict = teacher._network, teacher._predict  # noqa: SLF001 - a teacher does not show what it runs
     working = WORKING_BYTES[teacher.device.type]
-    return LabelMemory.of(network, predict, len(teacher.schema), teacher.device, working)
+    return LabelMemory.of(teacher.network(), teacher.weight_bytes, len(teacher.schema), teacher.device, working)
 
 
 def tile_sides(size: tuple[int, int], scales: Sequence[float]) -> tuple[int, ...]:

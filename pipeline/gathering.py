@@ -240,9 +240,7 @@ class GatherRun:
         except WorkspaceError as error:
             raise LabelError(str(error)) from error
         ours, chunk = self.workspace.label_path(key), self._chunk(source, entry, to_slot)
-        linked = self.workspace.adopt_together(
-            [*chunk, Adopted(theirs, ours, entry.sha256)]
-        )
+        linked = self.workspace.adopt_together([*chunk, Adopted(theirs, ours, entry.sha256)])
         return _Taken(replace(entry, modified_ns=ours.stat().st_mtime_ns), linked)
 
     def _chunk(self, source: GatherSource, entry: Entry, to_slot: int | None) -> list[Adopted]:

@@ -5,6 +5,7 @@ What is predicted is the network's; what is made of it is in `teacher.fusion` an
 
 import contextlib
 from collections.abc import Callable, Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +62,11 @@ class Execution:
         recorded = None if self._replays is None else self._replays.problem
         return tuple(problem for problem in (self._runner.problem, recorded) if problem is not None)
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the copy's parameters and buffers."""
+        return self._runner.weight_bytes
+
     def release(self) -> None:
         """Let go of the memory that is kept from image to image: before a smaller batch is tried, say."""
         if self._replays is not None and self._replays.problem is None:
@@ -89,6 +95,11 @@ class _Runner:
         self._compiled: Callable[..., ScalePrediction] | None = None
         if compiled:
             self._compiled = torch.compile(module, dynamic=False)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of parameters and buffers."""
+        return sum(tensor.nbytes for tensor in chain(self._module.parameters(), self._module.buffers()))
 
     def __call__(self, images: Tensor, attend: bool) -> ScalePrediction:
         """As `teacher.replaying.Run`."""

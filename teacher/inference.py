@@ -3,12 +3,10 @@
 Reads no images and writes no labels. Memory is bounded by the caller, who chooses how many images come at once.
 """
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -16,20 +14,23 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from storage.errors import ImageError, MissingFileError, SettingsError
-from storage.schema import ClassSchema, load_schema
-from teacher.checkpoint import checkpoint_of, is_own
-from teacher.decision import DecisionRule, apply_thresholds, check_threshold, find_top, quantise
-from teacher.fusion import check_scales, hierarchical_logits
-from teacher.networks.prediction import ScalePrediction
-from teacher.networks.registry import NetworkSpec, build_network, default_spec, network_names
+from storage.errors import ImageError, SettingsError
+from storage.schema import ClassSchema
+from teacher.decision import DecisionRule
+from teacher.execution import Execution
+from teacher.fusion import check_scales, hierarchical_logits, predict_scales
+from teacher.joint_decision import decide_jointly
+from teacher.networks.prediction import Network
+from teacher.networks.registry import NetworkSpec
 from teacher.normalisation import normalise
-from teacher.weights import load_strictly, read_content, state_dict_of, state_digest
+from teacher.tiling import tiled
+from teacher.transfer import Transfers
+from teacher.weights import state_digest
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Image = npt.NDArray[np.uint8]
 
-_DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_HALVES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def find_device(name: str) -> torch.device:
@@ -71,12 +72,13 @@ class Teacher:
     """A network ready to label.
 
     Args:
-        network: built from `spec`, with its weights; it is put into evaluation mode and moved to the device.
+        network: built from `spec`, with its weights; it is put into evaluation mode, and a copy of it is run.
         spec: what the network is, and how its images are normalised.
         schema: what its classes are.
         device: "cpu", "cuda", "cuda:N" or "auto".
         precision: of the network alone; resizing, fusion and decision are always float32.
         trained_on: the images that the network was trained on, sha256 of the file -> key; empty where not known.
+        compiled: have torch compile the network; see `teacher.execution`.
 
     Raises:
         SettingsError: unknown or absent device, unknown precision, or schema and network differ in classes.
@@ -90,6 +92,8 @@ class Teacher:
         device: str = "cpu",
         precision: Precision = "fp32",
         trained_on: Mapping[str, str] | None = None,
+        *,
+        compiled: bool = False,
     ) -> None:
         if precision not in get_args(Precision):
             raise SettingsError(f"precision is {precision!r}, expected one of {', '.join(get_args(Precision))}")
@@ -101,10 +105,34 @@ class Teacher:
         self.precision = precision
         self.trained_on = dict(trained_on or {})
         self.digest = _digest(network, spec)
-        # On the CPU channels last took about a third less processor time for both networks, within the same tolerances.
-        self._layout = torch.channels_last if self.device.type == "cpu" else torch.contiguous_format
-        network.eval().requires_grad_(requires_grad=False)
-        self._network = network.to(self.device).to(memory_format=self._layout)
+        self._execution = Execution(network.eval(), self.device, _HALVES.get(precision), compiled=compiled)
+        self._transfers = Transfers(self.device)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What was asked for and had to be given up, as compiling where there is no compiler; labels are the same."""
+        return self._execution.problems
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the network's weights on the device."""
+        return self._execution.weight_bytes
+
+    def network(self, tile: int | None = None) -> Network:
+        """What predicts, as it is run.
+
+        Args:
+            tile: side of the tiles in which larger images are predicted, in pixels, as `teacher.tiling.tiled` does;
+                None: images are predicted whole.
+
+        Raises:
+            SettingsError: the tile leaves no room for its overlap.
+        """
+        return self._execution if tile is None else tiled(self._execution, tile)
+
+    def release_memory(self) -> None:
+        """Let go of what the device keeps from image to image: before a smaller batch, or tiles, are tried."""
+        self._execution.release()
 
     def logits(self, image: Image, scales: Sequence[float], *, flip: bool = False) -> Tensor:
         """Predict one image: the fused prediction of all scales.
@@ -122,7 +150,12 @@ class Teacher:
             ImageError: not such an image, or too small for the lowest scale.
         """
         with torch.inference_mode():
-            return self._joint(self._batch([image]), scales, flip)[0]
+            batch = self._batch([image])
+            joint = hierarchical_logits(self._execution, batch, scales)
+            if flip:
+                mirrored = hierarchical_logits(self._execution, batch.flip(-1), scales)
+                joint = (joint + mirrored.flip(-1)) / 2
+            return joint[0]
 
     def label(
         self, images: Sequence[Image], scales: Sequence[float], threshold: float, *, flip: bool = False
@@ -146,7 +179,13 @@ class Teacher:
         return [decision.label for decision in self.decide(images, scales, rule, flip=flip)]
 
     def decide(
-        self, images: Sequence[Image], scales: Sequence[float], rule: DecisionRule, *, flip: bool = False
+        self,
+        images: Sequence[Image],
+        scales: Sequence[float],
+        rule: DecisionRule,
+        *,
+        flip: bool = False,
+        tile: int | None = None,
     ) -> list[Decision]:
         """Label images of one size as one batch, and say what is to be kept. Only that leaves the device.
 
@@ -157,28 +196,32 @@ class Teacher:
             scales: ratios to the images, 1.0 among them.
             rule: the thresholds, one or one a class, and what is kept.
             flip: average with the mirrored images' logits.
+            tile: side of the tiles in which larger images are predicted, in pixels; None: images are predicted whole.
 
         Raises:
-            SettingsError: the scales, a threshold or the steps are out of range, or the thresholds are not as many as
-                the classes.
+            SettingsError: the scales, a threshold, the steps or the tile are out of range, or the thresholds are not as
+                many as the classes.
             ImageError: not such images, of different sizes, or too small for the lowest scale.
         """
         check_scales(scales)
         if len(rule.thresholds) not in (1, len(self.schema)):
             raise SettingsError(f"got {len(rule.thresholds)} thresholds, expected one, or {len(self.schema)}")
-        for threshold in rule.thresholds:
-            check_threshold(threshold)
         if not images:
             return []
+        network = self.network(tile)
         with torch.inference_mode():
-            top = find_top(self._joint(self._batch(images), scales, flip), runner_up=rule.keep == "top2")
-            labels = apply_thresholds(top, rule.thresholds).cpu().numpy()
-            if rule.keep == "none":
-                return [Decision(label) for label in labels]
-            kept = [top.classes, quantise(top.confidence, rule.steps)]
-            kept += [] if top.runner_up is None else [top.runner_up]
-            soft = torch.stack(kept, dim=1).cpu().numpy()
-            return [Decision(label, planes) for label, planes in zip(labels, soft, strict=True)]
+            batch = self._batch(images)
+            views = [predict_scales(network, batch, scales)]
+            if flip:
+                mirrored = predict_scales(network, batch.flip(-1), scales)
+                views.append(tuple(prediction.mirrored() for prediction in mirrored))
+            size = (batch.shape[-2], batch.shape[-1])
+            del batch  # three floats a pixel that nobody needs any more
+            made = decide_jointly(views, size, rule)
+            labels = self._transfers.download(made.labels)
+            soft = None if made.soft is None else self._transfers.download(made.soft)
+            kept = [None] * len(images) if soft is None else soft.wait()
+            return [Decision(label, planes) for label, planes in zip(labels.wait(), kept, strict=True)]
 
     def _batch(self, images: Sequence[Image]) -> Tensor:
         for image in images:
@@ -190,109 +233,9 @@ class Teacher:
                 raise ImageError(
                     f"images of a batch differ in size: {images[0].shape} and {image.shape}; label them apart"
                 )
-        batch = torch.from_numpy(np.stack(images)).to(self.device)
-        return normalise(batch, self.spec.mean, self.spec.std)
-
-    def _joint(self, images: Tensor, scales: Sequence[float], flip: bool) -> Tensor:
-        joint = hierarchical_logits(self._predict, images, scales)
-        if not flip:
-            return joint
-        mirrored = hierarchical_logits(self._predict, images.flip(-1), scales)
-        return (joint + mirrored.flip(-1)) / 2
-
-    def _predict(self, images: Tensor, /, *, attend: bool = True) -> ScalePrediction:
-        half = self.precision != "fp32"
-        dtype = _DTYPES[self.precision] if half else None
-        with _exact(self.device), torch.autocast(self.device.type, dtype=dtype, enabled=half):
-            prediction: ScalePrediction = self._network(images.contiguous(memory_format=self._layout), attend=attend)
-        return prediction
-
-
-@contextlib.contextmanager
-def _exact(device: torch.device) -> Iterator[None]:
-    """Keep CUDA convolutions at the precision that was asked for, and the same from run to run."""
-    if device.type != "cuda":
-        yield
-        return
-    # By default cuDNN rounds float32 convolutions to TF32, and may choose another algorithm each run.
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-        yield
+        return normalise(self._transfers.upload(images).take(), self.spec.mean, self.spec.std)
 
 
 def _digest(network: nn.Module, spec: NetworkSpec) -> str:
     content = [state_digest(network.state_dict()), spec.to_dict()]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def load_teacher(
-    name_or_checkpoint: str | Path,
-    weights: str | Path | None = None,
-    *,
-    schema: ClassSchema | None = None,
-    device: str = "cpu",
-    precision: Precision = "fp32",
-) -> Teacher:
-    """Make a teacher from a checkpoint of autocoarse, or from a network's name and a file of public weights.
-
-    Args:
-        name_or_checkpoint: the path of a checkpoint, which carries its network, classes and normalisation;
-            or "hrnet-ocr".
-        weights: file of the named network's weights.
-        schema: what the classes are: with a checkpoint, what they are expected to be; with a name, Cityscapes
-            if left out.
-        device: "cpu", "cuda", "cuda:N" or "auto".
-        precision: of the network.
-
-    Raises:
-        MissingFileError: neither a network nor a file, or the weights are missing.
-        CheckpointError: the file is damaged or does not fit.
-        SettingsError: what was asked for contradicts itself.
-    """
-    find_device(device)  # refuses before the weights are read, which takes long
-    name = str(name_or_checkpoint)
-    if name in network_names():
-        return _named_teacher(name, weights, schema, device, precision)
-    path = Path(name_or_checkpoint)
-    if not path.exists():
-        raise MissingFileError(
-            f"no teacher {name!r}: expected the path of a checkpoint, and there is no such file, or one of "
-            f"{', '.join(network_names())}"
-        )
-    if weights is not None:
-        raise SettingsError(f"{path} is a checkpoint with weights of its own, got {weights} besides: leave one out")
-    checkpoint = checkpoint_of(read_content(path), path)
-    if schema is not None and schema.digest != checkpoint.schema.digest:
-        raise SettingsError(
-            f"{path} was trained on other classes than were asked for: it has {_short(checkpoint.schema)}, "
-            f"asked for were {_short(schema)}; leave out the schema, or take a teacher of that schema"
-        )
-    network = build_network(checkpoint.spec)
-    load_strictly(network, checkpoint.state_dict, str(path))
-    return Teacher(network, checkpoint.spec, checkpoint.schema, device, precision, checkpoint.record.get("images"))
-
-
-def _named_teacher(
-    name: str, weights: str | Path | None, schema: ClassSchema | None, device: str, precision: Precision
-) -> Teacher:
-    if name != "hrnet-ocr":
-        raise SettingsError(
-            f"there are no public weights for {name}: train a teacher and give its checkpoint instead of the name"
-        )
-    if weights is None:
-        raise SettingsError(f"{name} needs a file of weights (autocoarse fetches none), got no weights")
-    path = Path(weights)
-    content = read_content(path)
-    if is_own(content):
-        raise SettingsError(
-            f"{path} is a checkpoint of autocoarse and says itself what it is: give it instead of the name {name}"
-        )
-    schema = schema or load_schema("cityscapes")
-    spec = default_spec("hrnet-ocr", len(schema))
-    network = build_network(spec)
-    load_strictly(network, state_dict_of(content, path), str(path))
-    return Teacher(network, spec, schema, device, precision)
-
-
-def _short(schema: ClassSchema) -> str:
-    shown = ", ".join(schema.names[:6]) + (", ..." if len(schema) > 6 else "")
-    return f"{schema.name!r} ({len(schema)}: {shown})"

@@ -3,7 +3,6 @@
 What is done where memory does not suffice is decided elsewhere; and nothing here knows how much there is.
 """
 
-import itertools
 import math
 import weakref
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode  # documented by torch, though its module has an underscore
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -116,18 +115,17 @@ class LabelMemory:
     """Whether the device is the CPU, whose memory the images as they were read are in too."""
 
     @classmethod
-    def of(cls, network: nn.Module, predict: Network, classes: int, device: torch.device, working: int) -> Self:
+    def of(cls, network: Network, weights: int, classes: int, device: torch.device, working: int) -> Self:
         """Measure a network.
 
         Args:
-            network: whose weights they are.
-            predict: the network as it is run; see `measure_forward`.
+            network: as it is run; see `measure_forward`.
+            weights: bytes of its parameters and buffers.
             classes: of its predictions.
             device: where it is run.
             working: bytes that fusion and decision may work in.
         """
-        weights = sum(tensor.nbytes for tensor in itertools.chain(network.parameters(), network.buffers()))
-        return cls(weights, measure_forward(predict, device), classes, working, device.type == "cpu")
+        return cls(weights, measure_forward(network, device), classes, working, device.type == "cpu")
 
     def peak(
         self,

@@ -196,7 +196,7 @@ def test_named_teacher_takes_public_weights(
     """A named network with a file of weights has Cityscapes' classes, or those that were asked for."""
     spec = replace(narrow_spec, num_classes=classes)
     # The full network's 290 MB would only make this slow.
-    monkeypatch.setattr("teacher.inference.default_spec", lambda _name, count: replace(narrow_spec, num_classes=count))
+    monkeypatch.setattr("teacher.loading.default_spec", lambda _name, count: replace(narrow_spec, num_classes=count))
     path = tmp_path / "public.pth"
     state = {f"module.{name}": value for name, value in build_network(spec).state_dict().items()}
     torch.save({"epoch": 1, "state_dict": state}, path)

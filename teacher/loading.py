@@ -1,0 +1,93 @@
+"""Teachers from files: a checkpoint of autocoarse, or a network's name with a file of public weights."""
+
+from pathlib import Path
+
+from storage.errors import MissingFileError, SettingsError
+from storage.schema import ClassSchema, load_schema
+from teacher.checkpoint import checkpoint_of, is_own
+from teacher.inference import Precision, Teacher, find_device
+from teacher.networks.registry import build_network, default_spec, network_names
+from teacher.weights import load_strictly, read_content, state_dict_of
+
+
+def load_teacher(
+    name_or_checkpoint: str | Path,
+    weights: str | Path | None = None,
+    *,
+    schema: ClassSchema | None = None,
+    device: str = "cpu",
+    precision: Precision = "fp32",
+    compiled: bool = False,
+) -> Teacher:
+    """Make a teacher from a checkpoint of autocoarse, or from a network's name and a file of public weights.
+
+    Args:
+        name_or_checkpoint: the path of a checkpoint, which carries its network, classes and normalisation;
+            or "hrnet-ocr".
+        weights: file of the named network's weights.
+        schema: what the classes are: with a checkpoint, what they are expected to be; with a name, Cityscapes
+            if left out.
+        device: "cpu", "cuda", "cuda:N" or "auto".
+        precision: of the network.
+        compiled: have torch compile the network.
+
+    Raises:
+        MissingFileError: neither a network nor a file, or the weights are missing.
+        CheckpointError: the file is damaged or does not fit.
+        SettingsError: what was asked for contradicts itself.
+    """
+    find_device(device)  # refuses before the weights are read, which takes long
+    name = str(name_or_checkpoint)
+    if name in network_names():
+        return _named_teacher(name, weights, schema, device, precision, compiled=compiled)
+    path = Path(name_or_checkpoint)
+    if not path.exists():
+        raise MissingFileError(
+            f"no teacher {name!r}: expected the path of a checkpoint, and there is no such file, or one of "
+            f"{', '.join(network_names())}"
+        )
+    if weights is not None:
+        raise SettingsError(f"{path} is a checkpoint with weights of its own, got {weights} besides: leave one out")
+    checkpoint = checkpoint_of(read_content(path), path)
+    if schema is not None and schema.digest != checkpoint.schema.digest:
+        raise SettingsError(
+            f"{path} was trained on other classes than were asked for: it has {_short(checkpoint.schema)}, "
+            f"asked for were {_short(schema)}; leave out the schema, or take a teacher of that schema"
+        )
+    network = build_network(checkpoint.spec)
+    load_strictly(network, checkpoint.state_dict, str(path))
+    images = checkpoint.record.get("images")
+    return Teacher(network, checkpoint.spec, checkpoint.schema, device, precision, images, compiled=compiled)
+
+
+def _named_teacher(
+    name: str,
+    weights: str | Path | None,
+    schema: ClassSchema | None,
+    device: str,
+    precision: Precision,
+    *,
+    compiled: bool,
+) -> Teacher:
+    if name != "hrnet-ocr":
+        raise SettingsError(
+            f"there are no public weights for {name}: train a teacher and give its checkpoint instead of the name"
+        )
+    if weights is None:
+        raise SettingsError(f"{name} needs a file of weights (autocoarse fetches none), got no weights")
+    path = Path(weights)
+    content = read_content(path)
+    if is_own(content):
+        raise SettingsError(
+            f"{path} is a checkpoint of autocoarse and says itself what it is: give it instead of the name {name}"
+        )
+    schema = schema or load_schema("cityscapes")
+    spec = default_spec("hrnet-ocr", len(schema))
+    network = build_network(spec)
+    load_strictly(network, state_dict_of(content, path), str(path))
+    return Teacher(network, spec, schema, device, precision, compiled=compiled)
+
+
+def _short(schema: ClassSchema) -> str:
+    shown = ", ".join(schema.names[:6]) + (", ..." if len(schema) > 6 else "")
+    return f"{schema.name!r} ({len(schema)}: {shown})"
