@@ -17,8 +17,8 @@ CLASSES = 19
 Values = npt.NDArray[np.uint8]
 
 
-def teacher_scores(index: int, size: tuple[int, int], noise: float) -> torch.Tensor:
-    """Logits as a teacher would give them: (1, class, height, width) float32."""
+def stride_4_scores(index: int, size: tuple[int, int], noise: float) -> torch.Tensor:
+    """Logits as a teacher's network gives them: (1, class, height / 4, width / 4) float32."""
     height, width = size
     low = (height // 4, width // 4)
     scene = torch.from_numpy(generate_scene(0, index, low).fine.astype(np.int64))
@@ -28,7 +28,12 @@ def teacher_scores(index: int, size: tuple[int, int], noise: float) -> torch.Ten
     for cell in (3, 12):
         small = torch.randn(1, CLASSES, -(-low[0] // cell), -(-low[1] // cell), generator=generator)
         scores += noise * functional.interpolate(small, size=low, mode="bilinear")
-    return functional.interpolate(scores, size=size, mode="bilinear")
+    return scores
+
+
+def teacher_scores(index: int, size: tuple[int, int], noise: float) -> torch.Tensor:
+    """Logits as a teacher would give them: (1, class, height, width) float32."""
+    return functional.interpolate(stride_4_scores(index, size, noise), size=size, mode="bilinear")
 
 
 def teacher_like(index: int, size: tuple[int, int], noise: float, threshold: float = 0.5) -> Values:
