@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from teacher.folding import fold_batch_norms
+from teacher.networks.branchwise import BranchwiseHRNetOCR
+from teacher.networks.hrnet_ocr import HRNetOCR
 from teacher.networks.prediction import ScalePrediction
 from teacher.replaying import MAX_GRAPHS, CudaRecorder, Replays
 
@@ -49,10 +51,13 @@ class Execution:
         # On the CPU channels last takes about a third less processor time, and tensor cores take half precision so; the
         # float32 kernels of CUDA are made for the other layout.
         self._layout = torch.channels_last if half is not None or not on_cuda else torch.contiguous_format
-        folded = fold_batch_norms(network).requires_grad_(requires_grad=False)
+        own = fold_batch_norms(network)
+        if isinstance(own, HRNetOCR) and half is None and not on_cuda:
+            own = BranchwiseHRNetOCR(own)
         if half is not None:
-            _store_weights(folded, half)
-        self._runner = _Runner(folded.to(self.device).to(memory_format=self._layout), self.device, half, compiled)
+            _store_weights(own, half)
+        own.requires_grad_(requires_grad=False).to(self.device).to(memory_format=self._layout)
+        self._runner = _Runner(own, self.device, half, compiled)
         self._graphs = graphs if on_cuda else 0
         self._replays = self._new_replays()
 

@@ -143,6 +143,7 @@ class HRNet(nn.Module):
         self.stage3 = nn.Sequential(*(FusionModule(widths[:3], blocks) for _ in range(modules[1])))
         self.transition3 = _transition(widths[:3], widths)
         self.stage4 = nn.Sequential(*(FusionModule(widths, blocks) for _ in range(modules[2])))
+        self.widths = tuple(widths)
         self.out_channels = sum(widths)
         self._initialise()
 
@@ -160,6 +161,19 @@ class HRNet(nn.Module):
         Returns:
             Features, (batch, 15 * width, ceil(height / 4), ceil(width / 4)), finest branch first.
         """
+        maps = self.branches(images)
+        size = (maps[0].shape[-2], maps[0].shape[-1])
+        return torch.cat([resize(m, size) for m in maps], dim=1)
+
+    def branches(self, images: Tensor) -> list[Tensor]:
+        """Compute the features of each branch at its own resolution.
+
+        Args:
+            images: as `forward` takes them.
+
+        Returns:
+            Four maps, finest first: (batch, width * 2**i, h, w), h and w half of the map before, rounded up.
+        """
         x = self.relu(self.bn1(self.conv1(images)))
         x = self.relu(self.bn2(self.conv2(x)))
         maps = [self.layer1(x)]
@@ -171,5 +185,4 @@ class HRNet(nn.Module):
             # A branch that the stage adds starts from the coarsest one there is.
             sources = maps + [maps[-1]] * (len(transition) - len(maps))
             maps = stage([layer(source) for layer, source in zip(transition, sources, strict=True)])
-        size = (maps[0].shape[-2], maps[0].shape[-1])
-        return torch.cat([resize(m, size) for m in maps], dim=1)
+        return maps

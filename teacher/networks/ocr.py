@@ -111,7 +111,9 @@ class OCRHead(nn.Module):
 
     def forward(self, trunk: Tensor) -> OCRPrediction:
         """Trunk features (batch, inputs, h, w), float -> logits, auxiliary logits and features."""
-        auxiliary = self.aux_head(trunk)
-        pixels = self.conv3x3_ocr(trunk)
+        return self.relate(self.conv3x3_ocr(trunk), self.aux_head(trunk))
+
+    def relate(self, pixels: Tensor, auxiliary: Tensor) -> OCRPrediction:
+        """Pixel features (batch, channels, h, w) and auxiliary logits (batch, class, h, w) -> all the head gives."""
         features = self.ocr_distri_head(pixels, gather_regions(pixels, auxiliary))
         return OCRPrediction(self.cls_head(features), auxiliary, features)

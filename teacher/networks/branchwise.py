@@ -1,0 +1,116 @@
+"""HRNet-OCR for inference on the CPU: the same function, without enlarging the trunk's coarse branches first.
+
+The network enlarges three of its four branches to the finest one's size, joins them, and convolves the whole: 14 of 15
+input channels of its two largest convolutions are enlarged copies of maps with 4, 16 and 64 times fewer pixels. Both
+steps are linear, so the channels can be mixed before enlarging, where there are few pixels, and the results be enlarged
+and added up. Training needs none of this, and on CUDA, where memory and not arithmetic would then be the limit, it
+gains nothing.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from teacher.networks.hrnet_ocr import HRNetOCR
+from teacher.networks.layers import resize
+from teacher.networks.prediction import ScalePrediction
+
+
+class BranchConvolution(nn.Module):
+    """A convolution of maps of several sizes, as if they were enlarged to the first one's size and joined.
+
+    With u(z) a coarse map z enlarged, W(i, j) the kernel's matrix at row i and column j, and s(i, j) the shift by as
+    many pixels that fills with zeros,
+
+        sum over i, j of s(i, j) W(i, j) u(z)  =  sum over i of s(i) u_rows( sum over j of s(j) u_columns( W(i, j) z ) )
+
+    since W mixes channels and u, which is bilinear, one step a direction, mixes pixels, they commute.
+    On the right W works at the size of z, and a shift along one direction only meets what is enlarged along it. Per
+    pixel and output channel of a 3x3 kernel on HRNet's branches, 9 * 720 multiplications become about 9 * 90 and some
+    17 additions.
+
+    Args:
+        convolution: with stride and dilation 1, one group, and zeros around that keep the size.
+        channels: of each map; together the convolution's inputs.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, channels: Sequence[int]) -> None:
+        super().__init__()
+        rows, columns = convolution.kernel_size
+        assert convolution.padding == (rows // 2, columns // 2), "keeps the size"
+        assert (convolution.stride, convolution.dilation, convolution.groups) == ((1, 1), (1, 1), 1), "plain"
+        assert convolution.padding_mode == "zeros", "which is what a shift fills with"
+        self.kernel = rows, columns
+        finest, *coarser = torch.split(convolution.weight.detach(), list(channels), dim=1)
+        self.finest = nn.Parameter(finest.clone())
+        self.bias = None if convolution.bias is None else nn.Parameter(convolution.bias.detach().clone())
+        # a matrix for each place of the kernel, in rows of it: (rows * columns, outputs, channels)
+        self.coarser = nn.ParameterList(w.permute(2, 3, 0, 1).flatten(0, 1).contiguous() for w in coarser)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Convolve.
+
+        Args:
+            maps: (batch, channel, h, w) each, finest first, with the channels that the constructor was given.
+
+        Returns:
+            (batch, output, h, w), of the finest map's size.
+        """
+        rows, columns = self.kernel
+        total = functional.conv2d(maps[0], self.finest, self.bias, padding=(rows // 2, columns // 2))
+        height, width = total.shape[-2:]
+        for x, matrices in zip(maps[1:], self.coarser, strict=True):
+            for i in range(rows):
+                wide: Tensor | None = None  # enlarged along its rows only
+                for j in _middle_first(columns):
+                    mixed = functional.conv2d(x, matrices[i * columns + j][:, :, None, None])
+                    part = resize(mixed, (x.shape[-2], width))
+                    wide = part if wide is None else _add_shifted(wide, part, j - columns // 2, dim=3)
+                assert wide is not None, "a kernel has a column"
+                _add_shifted(total, resize(wide, (height, width)), i - rows // 2, dim=2)
+        return total
+
+
+def _middle_first(count: int) -> list[int]:
+    """0..count-1 beginning with the middle, whose part has no shift and can take the others in."""
+    return sorted(range(count), key=lambda j: j != count // 2)
+
+
+def _add_shifted(total: Tensor, part: Tensor, offset: int, dim: int) -> Tensor:
+    """Add to each pixel the part's pixel that lies `offset` further, in place, and nothing where that is outside."""
+    length = total.shape[dim] - abs(offset)
+    if length > 0:
+        total.narrow(dim, max(-offset, 0), length).add_(part.narrow(dim, max(offset, 0), length))
+    return total
+
+
+class BranchwiseHRNetOCR(nn.Module):
+    """HRNet-OCR whose head takes the branches apart; satisfies `teacher.networks.prediction.Network`.
+
+    Args:
+        network: in evaluation mode; its parts are taken over.
+    """
+
+    def __init__(self, network: HRNetOCR) -> None:
+        super().__init__()
+        self.backbone, self.ocr, self.scale_attn = network.backbone, network.ocr, network.scale_attn
+        self.pixels, self.after_pixels = _apart(network.ocr.conv3x3_ocr, network.backbone.widths)
+        self.regions, self.after_regions = _apart(network.ocr.aux_head, network.backbone.widths)
+        del self.ocr.conv3x3_ocr, self.ocr.aux_head
+        self.eval()
+
+    def forward(self, images: Tensor, *, attend: bool = True) -> ScalePrediction:
+        """As `HRNetOCR.forward`, within rounding."""
+        maps = self.backbone.branches(images)
+        auxiliary = self.after_regions(self.regions(maps))
+        logits, _, features = self.ocr.relate(self.after_pixels(self.pixels(maps)), auxiliary)
+        return ScalePrediction(logits, self.scale_attn(features) if attend else None, auxiliary)
+
+
+def _apart(layers: nn.Module, channels: Sequence[int]) -> tuple[BranchConvolution, nn.Sequential]:
+    """A head's first layer, a convolution of the joined branches, for branches apart; and what follows it."""
+    first, *rest = layers.children()
+    return BranchConvolution(cast(nn.Conv2d, first), channels), nn.Sequential(*rest)
