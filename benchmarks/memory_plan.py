@@ -18,16 +18,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipeline.fitting import memory_of
 from pipeline.memory import return_freed_memory, trim_memory
 from storage.schema import load_schema
 from teacher.fusion import check_scales, size_at_scale
 from teacher.inference import Teacher
-from teacher.memory_plan import LabelMemory
 from teacher.networks.layers import resize
 from teacher.networks.registry import build_network, default_spec
 from teacher.tiling import tiled
-
-WORKING = 8 << 20
 
 
 def resident(field: str) -> int:
@@ -53,9 +51,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     spec = default_spec(arguments.network, 19, arguments.encoder if arguments.network == "deeplabv3plus" else None)
     torch.manual_seed(0)
     teacher = Teacher(build_network(spec), spec, load_schema("cityscapes"), "cpu", arguments.precision)
-    predict = teacher._predict  # noqa: SLF001 - as above
     started = time.perf_counter()
-    memory = LabelMemory.of(teacher._network, predict, 19, teacher.device, WORKING)  # noqa: SLF001 - as above
+    memory = memory_of(teacher)
     seconds = time.perf_counter() - started
     width, height = map(int, arguments.size[0].split("x"))
     scales = tuple(map(float, arguments.scales.split(",")))

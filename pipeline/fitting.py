@@ -11,7 +11,7 @@ from pipeline.step_down import Way
 from storage.soft_store import Keep
 from teacher import Teacher
 from teacher.fusion import size_at_scale
-from teacher.memory_plan import LabelMemory
+from teacher.memory_plan import LabelMemory, weight_bytes
 
 WORKING_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
 """What fusion and decision may work in, by the kind of device."""
@@ -24,8 +24,8 @@ USED_SHARE = 0.9
 """Of the memory there is, so much is planned with: the model is right within some percent, and others need some too."""
 
 KEPT_SHARE = 0.45
-"""On the CPU, a plan of more than this share of the memory there is only holds where freed blocks go back to the system,
-which costs time: by default the C library keeps up to as much again. See `pipeline.memory`."""
+"""On the CPU, a plan of more than this share of the memory there is only holds where freed blocks go back to the
+system, which costs time: by default the C library keeps up to as much again. See `pipeline.memory`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def memory_of(teacher: Teacher) -> LabelMemory:
     """Measure what a teacher takes; some seconds for a large network."""
     network, predict = teacher._network, teacher._predict  # noqa: SLF001 - a teacher does not show what it runs
     working = WORKING_BYTES[teacher.device.type]
-    return LabelMemory.of(network, predict, len(teacher.schema), teacher.device, working)
+    return LabelMemory.of(predict, teacher.device, len(teacher.schema), weight_bytes(network), working)
 
 
 def tile_sides(size: tuple[int, int], scales: Sequence[float]) -> tuple[int, ...]:

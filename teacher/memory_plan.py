@@ -95,6 +95,11 @@ def measure_forward(network: Network, device: torch.device) -> ForwardMemory:
     return ForwardMemory(max(0, round(peaks[0] - per_pixel * small)), per_pixel)
 
 
+def weight_bytes(network: nn.Module) -> int:
+    """Bytes of a network's parameters and buffers."""
+    return sum(tensor.nbytes for tensor in itertools.chain(network.parameters(), network.buffers()))
+
+
 @dataclass(frozen=True, slots=True)
 class LabelMemory:
     """What a teacher takes at labelling, on its device.
@@ -116,17 +121,16 @@ class LabelMemory:
     """Whether the device is the CPU, whose memory the images as they were read are in too."""
 
     @classmethod
-    def of(cls, network: nn.Module, predict: Network, classes: int, device: torch.device, working: int) -> Self:
+    def of(cls, predict: Network, device: torch.device, classes: int, weights: int, working: int) -> Self:
         """Measure a network.
 
         Args:
-            network: whose weights they are.
             predict: the network as it is run; see `measure_forward`.
-            classes: of its predictions.
             device: where it is run.
+            classes: of its predictions.
+            weights: bytes of what it is made of; see `weight_bytes`.
             working: bytes that fusion and decision may work in.
         """
-        weights = sum(tensor.nbytes for tensor in itertools.chain(network.parameters(), network.buffers()))
         return cls(weights, measure_forward(predict, device), classes, working, device.type == "cpu")
 
     def peak(
