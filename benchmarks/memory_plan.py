@@ -18,16 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.memory import return_freed_memory, trim_memory
+from pipeline.fitting import memory_of
+from pipeline.memory import keep_freed_memory, return_freed_memory, trim_memory
 from storage.schema import load_schema
-from teacher.fusion import check_scales, size_at_scale
+from teacher.decision import DecisionRule
 from teacher.inference import Teacher
-from teacher.memory_plan import LabelMemory
-from teacher.networks.layers import resize
 from teacher.networks.registry import build_network, default_spec
-from teacher.tiling import tiled
-
-WORKING = 8 << 20
 
 
 def resident(field: str) -> int:
@@ -36,39 +32,27 @@ def resident(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def label(teacher: Teacher, images: list[np.ndarray], scales: tuple[float, ...], tile: int | None) -> None:
-    """What fills memory at labelling: the forward of each scale from the largest down; the small predictions stay."""
-    network = teacher._predict if tile is None else tiled(teacher._predict, tile)  # noqa: SLF001 - not to be had otherwise
-    stay = []
-    with torch.inference_mode():
-        batch = teacher._batch(images)  # noqa: SLF001 - as above
-        for scale in check_scales(scales):
-            scaled = resize(batch, size_at_scale(images[0].shape[:2], scale))
-            logits, attention, _ = network(scaled, attend=scale != max(scales))
-            stay.append((logits.float(), attention))
-
-
 def measure(arguments: argparse.Namespace) -> dict[str, object]:
     """Plan and measure one size, in this process."""
     spec = default_spec(arguments.network, 19, arguments.encoder if arguments.network == "deeplabv3plus" else None)
     torch.manual_seed(0)
     teacher = Teacher(build_network(spec), spec, load_schema("cityscapes"), "cpu", arguments.precision)
-    predict = teacher._predict  # noqa: SLF001 - as above
     started = time.perf_counter()
-    memory = LabelMemory.of(teacher._network, predict, 19, teacher.device, WORKING)  # noqa: SLF001 - as above
+    memory = memory_of(teacher)
     seconds = time.perf_counter() - started
     width, height = map(int, arguments.size[0].split("x"))
     scales = tuple(map(float, arguments.scales.split(",")))
     planned = memory.peak((height, width), scales, batch=arguments.batch, tile=arguments.tile)
-    if not arguments.keep_malloc:
-        return_freed_memory()
-    label(teacher, [np.zeros((64, 64, 3), np.uint8)], scales, arguments.tile)
+    if arguments.malloc is not None:
+        {"return": return_freed_memory, "keep": keep_freed_memory}[arguments.malloc]()
+    rule = DecisionRule((0.5,))
+    teacher.decide([np.zeros((64, 64, 3), np.uint8)], scales, rule, tile=arguments.tile)
     images = [np.random.default_rng(i).integers(0, 256, (height, width, 3), np.uint8) for i in range(arguments.batch)]
     trim_memory()
     before = resident("VmRSS") - sum(image.nbytes for image in images)
     Path("/proc/self/clear_refs").write_text("5")
     started = time.perf_counter(), time.process_time()
-    label(teacher, images, scales, arguments.tile)
+    teacher.decide(images, scales, rule, tile=arguments.tile)
     wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
     return {
         "size": arguments.size[0],
@@ -90,7 +74,7 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--tile", type=int)
-    parser.add_argument("--keep-malloc", action="store_true", help="leave glibc as it is by default")
+    parser.add_argument("--malloc", choices=["return", "keep"], help="what glibc does with what is freed; its default")
     parser.add_argument("--one", action="store_true", help="one size, in this process, as JSON")
     arguments = parser.parse_args()
     if arguments.one:

@@ -21,6 +21,10 @@ would compute far more than they give."""
 USED_SHARE = 0.9
 """Of the memory there is, so much is planned with: the model is right within some percent, and others need some too."""
 
+KEPT_SHARE = 0.45
+"""On the CPU, a plan of more than this share of the memory there is only holds where freed blocks go back to the
+system, which costs time: by default the C library keeps up to as much again. See `pipeline.memory`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -40,12 +44,14 @@ class Fit:
     """Bytes that it takes at its peak, images that wait to be labelled or written included."""
     fits: bool
     """Whether that is within the room."""
+    tight: bool
+    """Whether the plan only holds where freed memory goes back to the system at once."""
 
 
 def memory_of(teacher: Teacher) -> LabelMemory:
     """Measure what a teacher takes; some seconds for a large network."""
     working = WORKING_BYTES[teacher.device.type]
-    return LabelMemory.of(teacher.network(), teacher.weight_bytes, len(teacher.schema), teacher.device, working)
+    return LabelMemory.of(teacher.network(), teacher.device, len(teacher.schema), teacher.weight_bytes, working)
 
 
 def tile_sides(size: tuple[int, int], scales: Sequence[float]) -> tuple[int, ...]:
@@ -97,7 +103,8 @@ def _fit_of(way: Way, memory: LabelMemory, size: tuple[int, int], work: Work, ro
     peak = memory.peak(size, work.scales, batch=way.batch, tile=way.tile, flip=work.flip, keep=work.keep)
     if memory.on_host:
         peak += images_in_flight(way.batch) * size[0] * size[1] * 4  # colours and label
-    return Fit(way, peak, fits=peak <= room * USED_SHARE)
+    tight = memory.on_host and peak > room * KEPT_SHARE
+    return Fit(way, peak, fits=peak <= room * USED_SHARE, tight=tight)
 
 
 def _ways(size: tuple[int, int], scales: Sequence[float], batch: int) -> Iterator[Way]:
