@@ -7,8 +7,8 @@ logits of scale 1, resized and disturbed by half as much noise of its own, and a
 keep confidence as well, for which every pixel is fused: there the plain path also quantises.
 
 Paths take turns, on another map each time; times are of the processor, medians, so that they hold on a busy machine.
-Memory is what resident memory grows by at most, in a fresh process each (Linux only). Pixels whose labels differ, over all
-maps, are judged by float64: `plain wrong` are those where it agrees with ours, `ours wrong` those where it does not.
+Memory is what resident memory grows by at most, in a fresh process each, on Linux. Pixels in which the labels differ,
+over all maps, are judged by float64: `plain wrong` are those where it agrees with ours, `ours wrong` the others.
 
     python benchmarks/decision.py [--repeats 5] [--size 1920x1080]
 """

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -184,6 +185,57 @@ def test_labels_are_those_of_exact_arithmetic(
     far = (confidence[..., None] - least).abs().amin(-1) > 1e-4
     if min(thresholds) >= 0.5:  # below, of two classes that are alike either may be kept
         assert torch.equal(labels[far], plain[far])
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("scales", SCALES)
+def test_the_least_weight_of_a_node_counts(scales: tuple[float, ...], size: tuple[int, int]) -> None:
+    """One class is certain everywhere but at a few nodes, so strongly other that a thousandth of one turns a pixel."""
+    generator = torch.Generator().manual_seed(2)
+    view = make_view(2, size, scales, batch=4)
+    for prediction in view:
+        prediction.logits.zero_()[:, 0] = 9
+        nodes = prediction.logits[:, 1].flatten(1)
+        nodes.scatter_(1, torch.randint(nodes.shape[1], (4, 1), generator=generator), 9e3)
+    exact = exact_logits(view, size)
+    labels = decide_jointly([view], size, DecisionRule((0.5,))).labels
+    assert (labels == 1).any()
+    assert_exact(labels, exact, (0.5,))
+
+
+def test_a_confidence_at_the_threshold_is_settled_exactly() -> None:
+    """Where a threshold is so near to a pixel's confidence that float32 rounds it away, the label is still right."""
+    size, scales = (45, 61), (0.5, 1.0, 2.0)
+    view = make_view(11, size, scales, smooth=2, batch=1)
+    exact = exact_logits(view, size)
+    confidence = find_top(exact).confidence
+    plain = plain_logits(view, size, scales)
+    wrong = 0
+    for value in confidence[confidence > 0.5][::40].tolist():
+        threshold = float(np.float32(value))
+        labels = decide_jointly([view], size, DecisionRule((threshold,))).labels
+        assert_exact(labels, exact, (threshold,))
+        wrong += int((decide(plain, threshold)[0] != labels).sum())
+    assert wrong > 3  # or float32 was never in doubt
+
+
+def test_two_classes_that_are_alike_are_told_apart_exactly() -> None:
+    """Where every pixel is kept and two classes are so near that float32 rounds both to one, the label is still right.
+
+    Each time, one class is shifted so that at some pixel it is as likely as another.
+    """
+    size = (45, 61)
+    view = make_view(12, size, (0.5, 1.0), smooth=2, classes=2, batch=1)
+    gaps = exact_logits(view, size).diff(dim=1).flatten()
+    shifts = gaps[:: len(gaps) // 50].float()
+    wrong = 0
+    for shift in shifts:
+        shifted = [p._replace(logits=p.logits + torch.tensor([0, -shift]).view(2, 1, 1)) for p in view]
+        exact = exact_logits(shifted, size)
+        labels = decide_jointly([shifted], size, DecisionRule((0.0,))).labels
+        assert_exact(labels, exact, (0.0,))
+        wrong += int((decide(plain_logits(shifted, size, (0.5, 1.0)), 0.0)[0] != labels).sum())
+    assert wrong > 3  # or float32 was never in doubt
 
 
 @pytest.mark.parametrize("scales", SCALES)
