@@ -125,7 +125,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch has no
         norm = next((self._norms[id(x)] for x in read if id(x) in self._norms), None)
         if norm is not None:
             self._runs[norm] += 1
-            self._followed.append((id(read[0]), norm))
+            self._followed.append((id(read[0]), norm))  # of all batch norms the input comes first
         if func.overloadpacket is torch.ops.aten.convolution and id(args[1]) in self._convolutions:
             name = self._convolutions[id(args[1])]
             self._runs[name] += 1

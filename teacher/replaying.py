@@ -83,7 +83,9 @@ class CudaRecorder:
     sum. torch allows that to graphs of which none runs while another's results are still wanted: here results are
     copied out of the pool, and images into a buffer outside of it, on the stream on which the graphs themselves run.
     At 1024x2048 and 19 classes the two copies move 25 MB of images and 10 MB of scores at stride 4 within the device,
-    tens of microseconds beside 1.5 TFLOP of convolutions.
+    tens of microseconds beside 3 TFLOP of convolutions.
+
+    A recording that fails leaves torch in a state that its authors call undefined; it is not tried again.
 
     The host waits for the device when it records, which torch begins with a synchronisation, and never when it replays.
 

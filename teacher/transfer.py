@@ -59,10 +59,10 @@ class Transfers:
     """The copies to and from one device.
 
     An image is height * width * 3 bytes up and at most 4 bytes a pixel down: at 1024x2048 6.3 MB and 2.1 MB (8.4 MB
-    where confidence and runner-up are kept), 0.3 ms and 0.1 ms at PCIe's 25 GB/s, against some 100 ms of a network at
-    three scales. `upload` copies once on the host, into pinned memory, from where the device's engine takes it; called
-    by another thread, or before the work on the batch before has ended, it costs the device nothing. Pinned memory is
-    allocated by torch, which gives it out again once it is freed here and the copies from it are done.
+    where confidence and runner-up are kept), 0.3 ms and 0.1 ms at PCIe's 25 GB/s; the network, HRNet-OCR at three
+    scales, is 16 TFLOP. `upload` copies once on the host, into pinned memory, from where the device's engine takes it;
+    called by another thread, or before the work on the batch before has ended, it costs the device nothing. Pinned
+    memory is allocated by torch, which gives it out again once it is freed here and the copies from it are done.
 
     On the host, `upload` and `download` wait for nothing, `Upload.take` neither; only `Download.wait` does.
 

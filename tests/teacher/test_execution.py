@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,10 +11,25 @@ from torch import Tensor, nn
 
 from storage.errors import SettingsError
 from teacher.execution import Execution
+from teacher.networks.prediction import ScalePrediction
 from teacher.networks.registry import NetworkSpec, build_network, default_spec
 
 FillNetwork = Callable[[NetworkSpec], nn.Module]
 CPU = torch.device("cpu")
+
+
+class _Small(nn.Module):
+    """A network that is compiled in seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+        self.logits, self.attention = nn.Conv2d(8, 3, 1), nn.Conv2d(8, 1, 1)
+
+    def forward(self, images: Tensor, *, attend: bool = True) -> ScalePrediction:
+        features = self.trunk(images)
+        return ScalePrediction(self.logits(features), self.attention(features).sigmoid() if attend else None, None)
+
 
 WITHOUT_COMPILER = """
 import torch
@@ -70,6 +86,19 @@ def test_a_network_in_training_is_not_executed(narrow_spec: NetworkSpec) -> None
     """A network in training mode is refused before anything is run."""
     with pytest.raises(SettingsError, match="eval"):
         Execution(build_network(narrow_spec), CPU)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+def test_a_compiled_network_predicts_the_same(images: Tensor) -> None:
+    """Compiled, a network predicts what it does as it is, within rounding, and nothing was given up."""
+    torch.manual_seed(0)
+    network = _Small().eval()
+    compiled, plain = Execution(network, CPU, compiled=True), Execution(network, CPU)
+    expected = plain(images)
+    assert torch.allclose(compiled(images).logits, expected.logits, atol=1e-5)
+    assert torch.allclose(compiled(images).attention, expected.attention, atol=1e-5)
+    assert compiled.problems == ()
 
 
 @pytest.mark.slow
