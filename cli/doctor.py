@@ -61,8 +61,9 @@ def doctor(
 
     With --teacher and --size the memory of labelling is predicted, without labelling anything.
     """
-    from pipeline.doctor import examine, plan_size, room_on
+    from pipeline.doctor import examine, plan_size
     from pipeline.fitting import Work, memory_of
+    from pipeline.machine import room_on
     from pipeline.settings import LabellingRecipe
 
     if (teacher is None) != (not sizes):
@@ -76,7 +77,7 @@ def doctor(
     plans: list[SizePlan] = []
     if teacher is not None:
         loaded = _load(teacher, weights, classes, device, how)
-        memory, room = memory_of(loaded), room_on(loaded.device, found)
+        memory, room = memory_of(loaded), room_on(loaded.device)
         work = Work(how.scales, how.flip, how.keep)
         plans = [plan_size(memory, size, work, room, how.batch) for size in sizes]
         console.say(

@@ -119,11 +119,6 @@ def _advise(found: Examination, out: Path) -> list[str]:
     return advice
 
 
-def room_on(device: torch.device, found: Examination) -> int:
-    """Bytes that there are on a device, by what was found."""
-    return found.memory_available if device.type == "cpu" else found.devices[device.index or 0].free_bytes
-
-
 def plan_size(memory: LabelMemory, size: tuple[int, int], work: Work, room: int, batch: int = 1) -> SizePlan:
     """Plan how images of a size would be labelled.
 

@@ -117,6 +117,13 @@ def list_cuda_devices() -> tuple[CudaDevice, ...]:
     return tuple(devices)
 
 
+def room_on(device: torch.device) -> int:
+    """Bytes that this process may take on a device: what is free, and on CUDA also what it holds already."""
+    if device.type == "cpu":
+        return memory_bytes()[1]
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+
+
 def sees_gpu_files(root: Path = Path("/")) -> bool:
     """Whether the system has GPUs of NVIDIA's, also where torch sees none."""
     return (root / "proc/driver/nvidia/gpus").is_dir() or (root / "dev/nvidia0").exists()

@@ -1,6 +1,5 @@
 """The command `doctor`: what the machine has, the plan for a size, and advice."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from click.testing import CliRunner, Result
 
 from cli.main import main
 from pipeline import doctor as doctor_module
-from pipeline.doctor import Examination, examine, plan_size, room_on
+from pipeline import machine as machine_module
+from pipeline.doctor import examine, plan_size
 from pipeline.fitting import Work
 from pipeline.machine import CudaDevice, Processor
 from pipeline.step_down import Way
@@ -46,6 +46,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     }
     for name in what:
         monkeypatch.setattr(doctor_module, name, lambda *_, name=name: what[name])
+    monkeypatch.setattr(machine_module, "memory_bytes", lambda: what["memory_bytes"])
     monkeypatch.setattr(doctor_module.torch, "get_num_threads", lambda: 4)
     return what
 
@@ -136,18 +137,6 @@ def test_plans_give_advice_that_can_be_followed() -> None:
     assert advice[5].endswith("whole images fit with --scales 0.5,1")
     assert "does not fit, not even in tiles" in plan_size(memory, size, work, GB // 2).advice
     assert "too small for tiles" in plan_size(memory, (200, 300), work, GB // 10).advice
-
-
-def test_the_room_is_that_of_the_device(machine: dict[str, Any]) -> None:
-    """On the CPU memory that is available counts, on a GPU what is free on that one."""
-    import torch
-
-    machine["list_cuda_devices"] = (CudaDevice("A", 80 * GB, 1 * GB), CudaDevice("B", 80 * GB, 2 * GB))
-    found: Examination = examine(Path("run"))
-    assert room_on(torch.device("cpu"), found) == 8 * GB
-    assert room_on(torch.device("cuda"), found) == 1 * GB
-    assert room_on(torch.device("cuda:1"), found) == 2 * GB
-    assert dataclasses.asdict(found)["devices"][1]["name"] == "B"
 
 
 @pytest.mark.parametrize(

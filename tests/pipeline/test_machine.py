@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.machine import (
     codec_versions,
@@ -11,6 +12,7 @@ from pipeline.machine import (
     memory_bytes,
     package_versions,
     read_processor,
+    room_on,
     sees_gpu_files,
     thread_settings,
 )
@@ -90,6 +92,15 @@ def test_the_processor_has_the_systems_name(system: MakeSystem) -> None:
     assert found.model == "Some CPU @ 2 GHz"
     assert 1 <= found.usable <= found.logical
     assert read_processor(system({"proc/cpuinfo": "processor : 0\n"})).model
+
+
+def test_the_room_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU what is available counts; on a GPU what is free there, and what the process holds there already."""
+    total, _ = memory_bytes()
+    assert 0 < room_on(torch.device("cpu")) <= total
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (7 + device.index, 80))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 100)
+    assert room_on(torch.device("cuda:2")) == 109
 
 
 def test_a_gpu_that_torch_does_not_see_is_known_by_its_files(system: MakeSystem, tmp_path: Path) -> None:
