@@ -67,7 +67,7 @@ class StandInSource:
         """As `Source.at`."""
         return self
 
-    def load(self) -> tuple[Decider, str]:
+    def load(self, limit: int | None = None) -> tuple[Decider, str]:  # noqa: ARG002 - it takes nothing
         """As `Source.load`.
 
         Raises:

@@ -135,6 +135,8 @@ def _follow(run: "LabelRun", console: Console) -> None:
             if entry.status == "failed" and summary.failed <= _FAILURES_SHOWN:
                 click.echo(f"failed: {entry.reason}", err=True)
             _warn_of_shortage(run, console)
+    for problem in run.teacher.problems:
+        console.warn(problem)
     if summary.failed > _FAILURES_SHOWN:
         click.echo(f"failed: {summary.failed - _FAILURES_SHOWN} more", err=True)
 

@@ -35,6 +35,13 @@ _OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
     ),
     png_option("fast"),
     precision_option,
+    click.option(
+        "--compile",
+        "compiled",
+        is_flag=True,
+        help="Have torch compile the network: minutes for each size at first, and faster then; on a CPU it takes a C++ "
+        "compiler.",
+    ),
 )
 
 

@@ -112,3 +112,9 @@ def plan_processes(cores: int, memory: int, memory_each: int) -> int:
         At least 1; 1 also where even one process needs more than there is.
     """
     return max(1, min(-(-cores // _CORES_EACH), memory // memory_each))
+
+
+def plan_here(*, on_cuda: bool) -> ThreadPlan:
+    """Plan the threads of this process: by what it is told by OMP_NUM_THREADS, or by the cores that there are."""
+    asked = asked_threads()
+    return plan_threads(asked or usable_cores(), on_cuda=on_cuda, asked=asked)

@@ -15,6 +15,7 @@ from distributed import Worker, get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.utils import sync
 
+from pipeline.cores import plan_here
 from pipeline.dask_files import fetch_file
 from pipeline.labeller import LabelJob, Labeller
 from pipeline.teacher_source import Source
@@ -95,10 +96,10 @@ def open_labeller(offer: Offer) -> Answer:
             if found is None:
                 return Answer(me, lacks_file=True)
             source = source.at(found)
-        decider, device = source.load()
+        decider, device = source.load(worker.memory_manager.memory_limit)
     except (AutocoarseError, OSError, RuntimeError, MemoryError) as error:
         return Answer(me, refusal=str(error) or type(error).__name__)
-    plugin = LabellerPlugin(Labeller(offer.job, decider))
+    plugin = LabellerPlugin(Labeller(offer.job, decider, plan_here(on_cuda=device == "cuda")))
     sync(worker.loop, worker.plugin_add, plugin=plugin, name=offer.name, catch_errors=False)
     return Answer(me, device)
 

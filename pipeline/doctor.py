@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from pipeline.cores import plan_here
 from pipeline.fitting import Fit, Work, fit, whole_image
-from pipeline.labeller import DECODERS, ENCODERS
 from pipeline.machine import (
     CudaDevice,
     Processor,
@@ -72,6 +72,7 @@ def examine(out: Path) -> Examination:
     Args:
         out: where labels would go; it need not exist.
     """
+    threads = plan_here(on_cuda=torch.cuda.is_available())
     processor, (total, available) = read_processor(), memory_bytes()
     found = Examination(
         processor=processor,
@@ -79,9 +80,9 @@ def examine(out: Path) -> Examination:
         memory_available=available,
         devices=list_cuda_devices(),
         disk_free=free_bytes(out),
-        threads=torch.get_num_threads(),
-        decoders=DECODERS,
-        encoders=ENCODERS,
+        threads=threads.network,
+        decoders=threads.decoders,
+        encoders=threads.encoders,
         environment=thread_settings(),
         versions=package_versions(),
         codecs=codec_versions(),

@@ -6,6 +6,7 @@ What is done where memory runs out all the same is in `step_down`.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from pipeline.cores import plan_here
 from pipeline.labeller import images_in_flight
 from pipeline.step_down import Way
 from storage.soft_store import Keep
@@ -102,7 +103,7 @@ def whole_image(memory: LabelMemory, size: tuple[int, int], work: Work, room: in
 def _fit_of(way: Way, memory: LabelMemory, size: tuple[int, int], work: Work, room: int) -> Fit:
     peak = memory.peak(size, work.scales, batch=way.batch, tile=way.tile, flip=work.flip, keep=work.keep)
     if memory.on_host:
-        peak += images_in_flight(way.batch) * size[0] * size[1] * 4  # colours and label
+        peak += images_in_flight(way.batch, plan_here(on_cuda=False)) * size[0] * size[1] * 4  # colours and label
     tight = memory.on_host and peak > room * KEPT_SHARE
     return Fit(way, peak, fits=peak <= room * USED_SHARE, tight=tight)
 

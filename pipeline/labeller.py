@@ -17,6 +17,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.cores import ThreadPlan, plan_here
 from pipeline.decoding import Decoded, group_by_size, read_ahead
 from pipeline.kept_confidence import StoreWriter
 from pipeline.publishing import publish_label
@@ -32,13 +33,10 @@ from storage.workspace import Workspace
 
 Image = npt.NDArray[np.uint8]
 
-DECODERS = 2
-ENCODERS = 2
 
-
-def images_in_flight(batch: int) -> int:
+def images_in_flight(batch: int, threads: ThreadPlan) -> int:
     """How many images, or labels, a process that labels holds at most beside those that it is labelling."""
-    return 2 * (2 * batch) + DECODERS + ENCODERS + batch
+    return 2 * (2 * batch) + threads.decoders + threads.encoders + batch
 
 
 class Decided(Protocol):
@@ -113,6 +111,8 @@ class Labeller:
 
     job: LabelJob
     decider: Decider
+    threads: ThreadPlan = field(default_factory=lambda: plan_here(on_cuda=False))
+    """Of this process, for what surrounds the device."""
     _device: Lock = field(default_factory=Lock, repr=False)
     _ways: StepDown = field(init=False, repr=False)
 
@@ -147,15 +147,19 @@ class Labeller:
             DiskFullError, WorkspaceError: a label cannot be written, or not be recorded.
         """
         folder, batch = workspace or self.job.workspace, self.job.batch
-        with ThreadPoolExecutor(DECODERS, "decode") as decoders, ThreadPoolExecutor(ENCODERS, "encode") as encoders:
+        threads = self.threads
+        with (
+            ThreadPoolExecutor(threads.decoders, "decode") as decoders,
+            ThreadPoolExecutor(threads.encoders, "encode") as encoders,
+        ):
             writing: deque[Future[Entry]] = deque()
             try:
-                decoded = read_ahead(items, decoders, depth=2 * batch + DECODERS)
+                decoded = read_ahead(items, decoders, depth=2 * batch + threads.decoders)
                 for group in group_by_size(decoded, batch):
                     if stop is not None and stop.is_set():
                         break
                     writing.extend(self._label(group, encoders, folder))
-                    yield from _record(writing, record, keep=2 * batch + ENCODERS)
+                    yield from _record(writing, record, keep=2 * batch + threads.encoders)
                 yield from _record(writing, record, keep=0)
             finally:
                 # reached with work left only after an error or Ctrl-C: what was labelled is recorded all the same

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Self
 
+from pipeline.cores import plan_here
 from pipeline.forecast import Forecast
 from pipeline.kept_confidence import StoreWriter, find_store, release_slots
 from pipeline.labeller import LabelJob, Labeller
@@ -18,6 +19,7 @@ from pipeline.plan_making import PlanMaker
 from pipeline.provenance import decisive_settings, label_provenance
 from pipeline.run_folder import claim, list_failures, opened_run, record_plan, refuse_foreign
 from pipeline.settings import LabelSettings, settings_digest, thresholds_by_class
+from pipeline.teacher_decider import TeacherDecider
 from pipeline.teacher_source import TeacherSource
 from pipeline.workers import OneProcess, Workers
 from storage.account import ByteAccount
@@ -102,7 +104,12 @@ class LabelRun:
             # where others label, this process only has to know which teacher it is
             device = "cpu" if settings.is_distributed else settings.device
             self.teacher: Teacher = load_teacher(
-                settings.teacher, settings.weights, schema=schema, device=device, precision=settings.precision
+                settings.teacher,
+                settings.weights,
+                schema=schema,
+                device=device,
+                precision=settings.precision,
+                compiled=settings.compiled and not settings.is_distributed,
             )
             self._thresholds = thresholds_by_class(settings.threshold, settings.class_thresholds, self.teacher.schema)
             self.decisive = decisive_settings(settings, self.teacher)
@@ -163,7 +170,8 @@ class LabelRun:
         source = TeacherSource.of(settings, self.teacher, self._thresholds)
         if not settings.is_distributed or not self.plan.to_do_count:
             job = replace(job, workspace=self.workspace)
-            return OneProcess(Labeller(job, source.with_teacher(self.teacher)))
+            threads = plan_here(on_cuda=self.teacher.device.type == "cuda")
+            return OneProcess(Labeller(job, TeacherDecider(self.teacher, source), threads))
         from pipeline.dask_open import open_dask_workers  # dask takes half a second that one process has no use for
 
         return open_dask_workers(settings, job, source, self._account)

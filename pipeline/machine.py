@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from PIL import features
 
+from pipeline.cores import usable_cores
+
 _PACKAGES = ("autocoarse", "torch", "torchvision", "timm", "numpy", "pillow", "dask", "zarr")
 _CODECS = ("jpg", "libjpeg_turbo", "zlib", "zlib_ng", "webp", "libtiff")
 _ENVIRONMENT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "MALLOC_ARENA_MAX", "LD_PRELOAD")
@@ -51,8 +53,7 @@ def read_processor(root: Path = Path("/")) -> Processor:
         lines = (root / "proc/cpuinfo").read_text().splitlines()
         model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     logical = os.cpu_count() or 1
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else logical
-    return Processor(model, logical, usable)
+    return Processor(model, logical, usable_cores(root))
 
 
 def memory_bytes(root: Path = Path("/")) -> tuple[int, int]:

@@ -142,6 +142,8 @@ class LabellingRecipe(Settings):
     batch: int = Field(1, ge=1)
     """Images of equal size labelled together."""
     precision: Precision = "fp32"
+    compiled: bool = False
+    """Have torch compile the network."""
 
     def decisive(self) -> dict[str, Any]:
         """What decides the values of the labels, as plain values."""

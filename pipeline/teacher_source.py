@@ -3,13 +3,11 @@
 It is small and goes to every worker; the network itself is loaded there. torch is imported only then.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
-from pipeline.labeller import Decider, Image
-from pipeline.memory import keep_freed_memory
+from pipeline.labeller import Decider
 from storage.errors import CheckpointError
 from storage.object_io import file_digest
 from storage.schema import ClassSchema
@@ -18,7 +16,7 @@ from storage.soft_store import Keep
 if TYPE_CHECKING:
     from pipeline.settings import LabelSettings
     from teacher import Teacher
-    from teacher.inference import Decision, Precision
+    from teacher.inference import Precision
 
 
 class Source(Protocol):
@@ -35,28 +33,15 @@ class Source(Protocol):
     def at(self, file: Path) -> "Source":
         """The same source with its file elsewhere."""
 
-    def load(self) -> tuple[Decider, str]:
+    def load(self, limit: int | None = None) -> tuple[Decider, str]:
         """Load the teacher; gives what decides, and the kind of device that it is on.
+
+        Args:
+            limit: bytes that the process may take; None: nobody has said.
 
         Raises:
             AutocoarseError: it cannot be loaded here, as when the device is not there.
         """
-
-
-@dataclass(frozen=True, slots=True)
-class TeacherDecider:
-    """A teacher with the scales and thresholds of a run."""
-
-    teacher: "Teacher"
-    source: "TeacherSource"
-
-    def decide(self, images: Sequence[Image]) -> "list[Decision]":
-        """Label images of one size as one batch; errors as `Teacher.decide`."""
-        from teacher.decision import DecisionRule
-
-        source = self.source
-        rule = DecisionRule(source.thresholds, source.keep, source.keep_steps)
-        return self.teacher.decide(images, source.scales, rule, flip=source.flip)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +63,7 @@ class TeacherSource:
     """One for all classes, or one a class."""
     keep: Keep
     keep_steps: int
+    compiled: bool
 
     @classmethod
     def of(cls, settings: "LabelSettings", teacher: "Teacher", thresholds: tuple[float, ...]) -> Self:
@@ -96,25 +82,23 @@ class TeacherSource:
             thresholds=thresholds,
             keep=settings.keep,
             keep_steps=settings.keep_steps,
+            compiled=settings.compiled,
         )
 
     def at(self, file: Path) -> Self:
         """The same source with its file elsewhere."""
         return replace(self, file=file)
 
-    def load(self) -> tuple[Decider, str]:
-        """Load the teacher; errors as `load_teacher`."""
+    def load(self, limit: int | None = None) -> tuple[Decider, str]:
+        """As `Source.load`; errors as `load_teacher`."""
+        from pipeline.teacher_decider import TeacherDecider
         from teacher import load_teacher
 
         name, weights = (self.file, None) if self.name is None else (self.name, self.file)
         precision: Precision = self.precision  # type: ignore[assignment] # the settings have checked it
-        teacher = load_teacher(name, weights, schema=self.schema, device=self.device, precision=precision)
+        teacher = load_teacher(
+            name, weights, schema=self.schema, device=self.device, precision=precision, compiled=self.compiled
+        )
         if teacher.digest != self.digest:
             raise CheckpointError(f"{self.file} holds another teacher than the one that the run was started with")
-        return self.with_teacher(teacher), teacher.device.type
-
-    def with_teacher(self, teacher: "Teacher") -> TeacherDecider:
-        """What decides, with the teacher that is loaded already; the process is prepared for its work."""
-        if teacher.device.type == "cpu":
-            keep_freed_memory()  # a dask worker gives every tensor back to the system, which took half of its time
-        return TeacherDecider(teacher, self)
+        return TeacherDecider(teacher, self, limit), teacher.device.type

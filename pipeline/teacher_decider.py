@@ -1,0 +1,86 @@
+"""A teacher at work for a run: it decides with the run's scales and thresholds, in the way that fits in memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from pipeline.cores import plan_here
+from pipeline.fitting import Work, fit, memory_of, next_tile
+from pipeline.labeller import Image
+from pipeline.machine import room_on
+from pipeline.memory import keep_freed_memory, return_freed_memory, trim_memory
+from pipeline.step_down import Way
+from pipeline.teacher_source import TeacherSource
+from storage.errors import ImageError
+from teacher import Teacher
+from teacher.decision import DecisionRule
+from teacher.inference import Decision
+from teacher.memory_plan import LabelMemory
+
+_SURELY = 4096
+"""Bytes a pixel of the largest scale, of which no network of the registry takes half: images that fit so are not worth
+the seconds that measuring a network takes."""
+
+
+@dataclass(slots=True)
+class TeacherDecider:
+    """A teacher with the scales and thresholds of a run; satisfies `pipeline.labeller.TilingDecider`.
+
+    Args:
+        teacher: that decides.
+        source: how.
+        limit: bytes that this process may take, on the CPU; None: as many as the machine has.
+    """
+
+    teacher: Teacher
+    source: TeacherSource
+    limit: int | None = None
+    _memory: LabelMemory | None = field(default=None, init=False, repr=False)
+    _rule: DecisionRule = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._rule = DecisionRule(self.source.thresholds, self.source.keep, self.source.keep_steps)
+        torch.set_num_threads(plan_here(on_cuda=self.teacher.device.type == "cuda").network)
+        if self.teacher.device.type == "cpu":
+            # a dask worker's own setting gives every tensor back to the system, which took more than half of its time
+            keep_freed_memory()
+
+    def decide(self, images: Sequence[Image]) -> list[Decision]:
+        """Label images of one size as one batch; errors as `Teacher.decide`."""
+        return self.teacher.decide(images, self.source.scales, self._rule, flip=self.source.flip)
+
+    def decide_in_tiles(self, images: Sequence[Image], tile: int) -> list[Decision]:
+        """As `decide`, with no more than a tile on its way through the network."""
+        return self.teacher.decide(images, self.source.scales, self._rule, flip=self.source.flip, tile=tile)
+
+    def first_way(self, size: tuple[int, int], batch: int) -> Way:
+        """As `TilingDecider.first_way`, by the measured memory of the network where it might not fit."""
+        source = self.source
+        room = room_on(self.teacher.device)
+        if self.limit is not None and self.teacher.device.type == "cpu":
+            room = min(room, self.limit)
+        if batch * size[0] * size[1] * max(source.scales) ** 2 * _SURELY <= room:
+            return Way(batch)
+        if self._memory is None:
+            self._memory = memory_of(self.teacher)
+        try:
+            found = fit(self._memory, size, Work(source.scales, source.flip, source.keep), room, batch)
+        except ImageError:  # too small for a scale: that is told when it is labelled
+            return Way(batch)
+        if found.tight:
+            return_freed_memory()
+        return found.way
+
+    def next_tile(self, size: tuple[int, int], tile: int | None) -> int | None:
+        """As `TilingDecider.next_tile`."""
+        return next_tile(size, self.source.scales, tile)
+
+    def free_memory(self) -> None:
+        """Give back what an attempt that ran out of memory has left."""
+        self.teacher.release_memory()
+        if self.teacher.device.type == "cpu":
+            return_freed_memory()
+            trim_memory()
+        else:
+            torch.cuda.empty_cache()
