@@ -1,7 +1,7 @@
 """Teachers with random weights that behave like trained ones in what speed depends on, for the benchmarks.
 
-Features keep their spread through all layers, some classes win almost everywhere by much, and about a tenth of the
-pixels is ignored after fusion. What they lack is that a trained teacher's scales agree with each other; what makes use
+Features keep their spread through all layers, several classes win, and a tenth of the pixels of the scenes they are
+fitted to is ignored after fusion, fewer of larger images (label_speed.py prints the share). What they lack is that a trained teacher's scales agree with each other; what makes use
 of that is slower here than on photographs.
 """
 
@@ -25,7 +25,7 @@ IGNORED = 0.1
 GAIN = 0.25
 """Weight of the last batch norm of a residual block, as a hundred blocks must not blow up what they add to, and of
 OCR's context, which is much the same for all of an image's pixels."""
-_SCENES, _SIZE = 4, (128, 256)
+_SCENES, _SIZE = 2, (256, 512)
 _CLASSIFIERS = ("ocr.cls_head", "classifier")
 _ADDED = re.compile(r"branches.*bn2$|layer1.*bn3$|f_up\.")
 _OF_REGIONS = ("f_object", "f_down")
