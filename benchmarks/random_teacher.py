@@ -1,8 +1,8 @@
 """Teachers with random weights that behave like trained ones in what speed depends on, for the benchmarks.
 
 Features keep their spread through all layers, several classes win, and a tenth of the pixels of the scenes they are
-fitted to is ignored after fusion, fewer of larger images (label_speed.py prints the share). What they lack is that a trained teacher's scales agree with each other; what makes use
-of that is slower here than on photographs.
+fitted to is ignored after fusion, fewer of larger images (label_speed.py prints the share). What they lack is that
+a trained teacher's scales agree with each other; what makes use of that is slower here than on photographs.
 """
 
 import copy
