@@ -20,7 +20,7 @@ fusion takes.
 
 **A closer look** at the blocks that are not certain by that: `1 + S_k(sum_n w_n L_n) <= sum_n w_n (1 + S_k(L_n))`, and
 the right side is what fusion makes of the one-channel maps `1 + S_k` in the logits' stead, k being a class to try. So a
-scale that is not sure, or of another mind, may be outvoted by its low attention. This takes an eighth of the work that
+scale that is not sure, or of another mind, may be outvoted by its low attention. This takes a fifth of the time that
 fusing nineteen classes does. It is of use where several predictions are fused, and so done there only.
 
 Both bounds ask for a bit more than u, so that rounding cannot matter. Logits that are not finite and attention outside
@@ -157,7 +157,7 @@ def _odds_on(view: View, noted: Sequence[Nodes], classes: Tensor, number: int, o
     logits, total = view[number].logits, noted[number].total
     nodes = own.on((total.shape[0], total.shape[1]))
     places = nodes.places()
-    scores = taken(logits.view(-1), (places + classes.int() * total.numel()).view(-1))
+    scores = taken(logits.reshape(-1), (places + classes.int() * total.numel()).view(-1))
     odds = (taken(total.view(-1), places.view(-1)) - scores).exp_()
     return own.interpolate(odds.view(1, *places.shape), nodes)
 

@@ -219,8 +219,9 @@ def test_a_confidence_at_the_threshold_is_settled_exactly() -> None:
     assert wrong > 3  # or float32 was never in doubt
 
 
-def test_two_classes_that_are_alike_are_told_apart_exactly() -> None:
-    """Where every pixel is kept and two classes are so near that float32 rounds both to one, the label is still right.
+@pytest.mark.parametrize("thresholds", [(0.0,), (0.9, 0.5)])
+def test_two_classes_that_are_alike_are_told_apart_exactly(thresholds: tuple[float, ...]) -> None:
+    """Where two classes are so near that float32 rounds both to one, the label is still right.
 
     Each time, one class is shifted so that at some pixel it is as likely as another.
     """
@@ -232,9 +233,9 @@ def test_two_classes_that_are_alike_are_told_apart_exactly() -> None:
     for shift in shifts:
         shifted = [p._replace(logits=p.logits + torch.tensor([0, -shift]).view(2, 1, 1)) for p in view]
         exact = exact_logits(shifted, size)
-        labels = decide_jointly([shifted], size, DecisionRule((0.0,))).labels
-        assert_exact(labels, exact, (0.0,))
-        wrong += int((decide(plain_logits(shifted, size, (0.5, 1.0)), 0.0)[0] != labels).sum())
+        labels = decide_jointly([shifted], size, DecisionRule(thresholds)).labels
+        assert_exact(labels, exact, thresholds)
+        wrong += int((decide(plain_logits(shifted, size, (0.5, 1.0)), thresholds)[0] != labels).sum())
     assert wrong > 3  # or float32 was never in doubt
 
 
