@@ -8,7 +8,7 @@ import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # of mallopt, as in glibc's malloc.h
 _USUAL_MMAP_MAX = 65536
-_LARGE = 1 << 20
+_LARGE = 1 << 18
 
 
 def keep_freed_memory() -> bool:
@@ -25,7 +25,7 @@ def keep_freed_memory() -> bool:
 
 
 def return_freed_memory() -> bool:
-    """Let large blocks, of 1 MiB and more, go back to the system once they are freed; the opposite of the above.
+    """Let large blocks, of 256 KiB and more, go back to the system once they are freed; the opposite of the above.
 
     By default glibc raises the size from which it does so to up to 32 MiB, and keeps what is smaller in a heap with
     holes, as aligned blocks of one size do not fit where another was. The process then takes what its tensors take
