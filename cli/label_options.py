@@ -36,11 +36,9 @@ _OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
     png_option("fast"),
     precision_option,
     click.option(
-        "--compile",
-        "compiled",
+        "--compiled",
         is_flag=True,
-        help="Have torch compile the network: minutes for each size at first, and faster then; on a CPU it takes a C++ "
-        "compiler.",
+        help="Have torch compile the network: minutes for each size at first, then faster; a CPU needs a C++ compiler.",
     ),
 )
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from teacher.folding import fold_batch_norms
 from teacher.networks.branchwise import BranchwiseHRNetOCR
 from teacher.networks.hrnet_ocr import HRNetOCR
+from teacher.networks.one_dnn import with_one_dnn
 from teacher.networks.prediction import ScalePrediction
 from teacher.replaying import MAX_GRAPHS, CudaRecorder, Replays
 
@@ -54,6 +55,8 @@ class Execution:
         own = fold_batch_norms(network)
         if isinstance(own, HRNetOCR) and half is None and not on_cuda:
             own = BranchwiseHRNetOCR(own)
+        if half is None and not on_cuda and not compiled:  # a compiler chooses kernels itself
+            own = with_one_dnn(own)
         if half is not None:
             _store_weights(own, half)
         own.requires_grad_(requires_grad=False).to(self.device).to(memory_format=self._layout)

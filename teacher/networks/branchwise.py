@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from teacher.networks.hrnet_ocr import HRNetOCR
 from teacher.networks.layers import resize
+from teacher.networks.one_dnn import pointwise
 from teacher.networks.prediction import ScalePrediction
 
 
@@ -67,7 +68,7 @@ class BranchConvolution(nn.Module):
             for i in range(rows):
                 wide: Tensor | None = None  # enlarged along its rows only
                 for j in _middle_first(columns):
-                    mixed = functional.conv2d(x, matrices[i * columns + j][:, :, None, None])
+                    mixed = pointwise(x, matrices[i * columns + j][:, :, None, None])
                     part = resize(mixed, (x.shape[-2], width))
                     wide = part if wide is None else _add_shifted(wide, part, j - columns // 2, dim=3)
                 assert wide is not None, "a kernel has a column"
