@@ -8,7 +8,8 @@ keep confidence as well, for which every pixel is fused: there the plain path al
 
 Paths take turns, on another map each time; times are of the processor, medians, so that they hold on a busy machine.
 Memory is what resident memory grows by at most, in a fresh process each, on Linux. Pixels in which the labels differ,
-over all maps, are judged by float64: `plain wrong` are those where it agrees with ours, `ours wrong` the others.
+over all maps, are judged by float64: `plain wrong` are those where it agrees with ours, `ours wrong` the others. Where
+confidence is kept, both decide in float32, so that label and confidence agree, and either may have rounded wrongly.
 
     python benchmarks/decision.py [--repeats 5] [--size 1920x1080]
 """

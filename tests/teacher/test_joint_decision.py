@@ -375,3 +375,18 @@ def test_positions_far_out_are_exact() -> None:
     size = (9, 4099)
     view = make_view(4, size, (0.5, 1.0), smooth=1, batch=1)
     assert_exact(decide_jointly([view], size, DecisionRule((0.5,))).labels, exact_logits(view, size), (0.5,))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_labels_are_the_same_on_a_gpu() -> None:
+    """As labels are those of exact arithmetic, a GPU gives the CPU's, and leaves them where it made them."""
+    size = (45, 61)
+    view = make_view(6, size, (0.5, 1.0, 2.0), smooth=2)
+    there = [
+        ScaledPrediction(p.logits.cuda(), None if p.attention is None else p.attention.cuda(), p.size) for p in view
+    ]
+    rule = DecisionRule((0.5,))
+    labels = decide_jointly([there], size, rule).labels
+    assert labels.is_cuda
+    assert torch.equal(labels.cpu(), decide_jointly([view], size, rule).labels)
