@@ -96,10 +96,9 @@ def _advise(found: Examination, out: Path) -> list[str]:
     asked = found.environment.get("OMP_NUM_THREADS", "")
     threads = int(asked) if asked.isdecimal() else found.threads
     if threads > usable:
-        cause = f"OMP_NUM_THREADS is {asked}" if asked else f"torch uses {threads} threads"
         advice.append(
-            f"{cause} on {usable} processors, where threads wait for each other: set OMP_NUM_THREADS to {usable}"
-            + (", or leave it out" if asked else "")
+            f"OMP_NUM_THREADS is {asked} on {usable} processors, where threads wait for each other: leave it out or set "
+            f"it to {usable}"
         )
     elif threads < usable and asked and not found.devices:
         advice.append(

@@ -126,7 +126,7 @@ def quantise(confidence: Tensor, steps: int) -> Tensor:
     """Code each confidence by the thresholds of a grid that it is above.
 
     Args:
-        confidence: float32 in [0, 1], any shape; 0 where there is none.
+        confidence: float32 or float64 in [0, 1], any shape; 0 where there is none.
         steps: of the grid.
 
     Returns:
@@ -135,7 +135,7 @@ def quantise(confidence: Tensor, steps: int) -> Tensor:
     Raises:
         SettingsError: steps is not in 1..255.
     """
-    grid = torch.from_numpy(threshold_grid(steps)).to(confidence.device)
+    grid = torch.from_numpy(threshold_grid(steps)).to(confidence)
     above = torch.bucketize(confidence, grid, out_int32=True)  # how many thresholds the confidence is above
     # from none above the modulus of 256 makes the code that says so
     assert NO_CONFIDENCE == (-1) % 256, "the code of no confidence is what one below the first is in 8 bits"

@@ -72,9 +72,9 @@ def decide_jointly(views: Sequence[View], size: tuple[int, int], rule: DecisionR
     labels, soft = [], []
     for index in range(len(views[0][0].logits)):
         image = [image_of(view, index) for view in direct]
-        largest = largest_logit(image) if rule.keep == "none" else None
-        if largest is None:
-            label, *planes = decide_stripes(image, size, rule, memory)
+        largest = largest_logit(image)
+        if largest is None or rule.keep != "none":
+            label, *planes = decide_stripes(image, size, rule, largest, memory)
             soft += planes
         else:
             label = decide_blocks(image, size, rule.thresholds, largest, memory)
@@ -82,24 +82,71 @@ def decide_jointly(views: Sequence[View], size: tuple[int, int], rule: DecisionR
     return JointDecision(torch.stack(labels), torch.stack(soft) if soft else None)
 
 
-def decide_stripes(views: Sequence[View], size: tuple[int, int], rule: DecisionRule, memory: int) -> list[Tensor]:
-    """Fuse and decide every pixel of one image, stripe by stripe, in float32.
+def decide_stripes(
+    views: Sequence[View], size: tuple[int, int], rule: DecisionRule, largest: float | None, memory: int
+) -> list[Tensor]:
+    """Fuse and decide every pixel of one image, stripe by stripe.
+
+    Args:
+        views: predictions of one image, without the batch axis.
+        size: (height, width) of the image.
+        rule: the thresholds, and what is kept.
+        largest: absolute logit; None: they are not finite, and float32 decides.
+        memory: bytes to work in, roughly.
 
     Returns:
         The label (height, width) uint8 and, where something is kept, the planes (plane, height, width) uint8.
     """
-    height = stripe_height(views, size, memory)
-    stripes = []
+    height, top2 = stripe_height(views, size, memory), rule.keep == "top2"
+    stripes, doubts = [], []
     for start in range(0, size[0], height):
-        joint = fuse_views(views, Stripe(size, start, min(start + height, size[0])))
-        top = find_top(joint[None], runner_up=rule.keep == "top2")
-        made = [apply_thresholds(top, rule.thresholds)]
-        if rule.keep != "none":
-            kept = [top.classes, quantise(top.confidence, rule.steps)]
-            made.append(torch.cat(kept if top.runner_up is None else [*kept, top.runner_up]))
-        stripes.append(made)
-    label, *planes = (torch.cat(parts, dim=1) for parts in zip(*stripes, strict=True))
-    return [label[0], *planes]
+        joint = fuse_views(views, Stripe(size, start, min(start + height, size[0])))[None]
+        top = find_top(joint, runner_up=top2)
+        stripes.append(_decided(top, rule))
+        if largest is not None:
+            rows, columns = _kept_in_doubt(joint, top, rule, rounding(largest))[0].nonzero(as_tuple=True)
+            doubts.append(torch.stack([rows + start, columns]))
+    made = torch.cat(stripes, dim=1)
+    for y, x in (some for each in doubts for some in torch.split(each, _POINTS, dim=1) if some.numel()):
+        made[:, y, x] = _decided(_exact_top(views, size, y, x, runner_up=top2), rule)[:, 0]
+    label, planes = made[0], made[1:]
+    return [label] if rule.keep == "none" else [label, planes]
+
+
+def _decided(top: TopClasses, rule: DecisionRule) -> Tensor:
+    """The label and what is kept of it, (1 + plane, height, width) uint8, of one image."""
+    made = [apply_thresholds(top, rule.thresholds)]
+    if rule.keep != "none":
+        made += [top.classes, quantise(top.confidence, rule.steps)]
+        made += [] if top.runner_up is None else [top.runner_up]
+    return torch.cat(made)
+
+
+def _kept_in_doubt(logits: Tensor, top: TopClasses, rule: DecisionRule, error: float) -> Tensor:
+    """Where float32 may have put label, class, code or runner-up on the wrong side, (batch, height, width) bool."""
+    least = torch.tensor(rule.thresholds, dtype=torch.float32, device=logits.device)
+    doubt = _in_doubt(logits, top, least, error, ties=True)
+    if rule.keep == "none":
+        return doubt
+    steps = top.confidence * rule.steps
+    edge = steps.round()
+    # there is no threshold of 1, to which most confidences are near
+    doubt |= ((steps - edge).abs_() < error * rule.steps) & (edge < rule.steps)
+    if top.runner_up is not None:
+        second = logits.gather(1, top.runner_up.long().unsqueeze(1))
+        doubt |= (logits > second - 2 * error).sum(dim=1) > 2
+    return doubt
+
+
+def _exact_top(views: Sequence[View], size: tuple[int, int], y: Tensor, x: Tensor, *, runner_up: bool) -> TopClasses:
+    """The most likely classes of single pixels (n,) in float64; its tensors are (1, 1, n)."""
+    rows, columns = (
+        Runs(length, starts, 1, y.device, torch.float64)
+        for length, starts in zip(size, torch.stack([y, x]).cpu().numpy(), strict=True)
+    )
+    each = torch.arange(len(y), device=y.device)
+    logits = fuse_views(views, Blocks(rows, columns, each, each)).flatten(1, 2)
+    return find_top(logits[None, :, None, :] if logits.ndim == 2 else logits[None], runner_up=runner_up)
 
 
 def decide_blocks(
@@ -179,10 +226,5 @@ def _settle(
     for some in torch.split(places, _POINTS, dim=1):
         row, down, column, across = some
         y, x = row * BLOCK + down - BLOCK // 2, column * BLOCK + across - BLOCK // 2
-        rows, columns = (
-            Runs(length, starts, 1, labels.device, torch.float64)
-            for length, starts in zip(size, torch.stack([y, x]).cpu().numpy(), strict=True)
-        )
-        each = torch.arange(len(row), device=labels.device)
-        logits = fuse_views(views, Blocks(rows, columns, each, each)).flatten(1, 2)
-        labels[row, down, column, across] = apply_thresholds(find_top(logits[None]), thresholds)[0, 0]
+        top = _exact_top(views, size, y, x, runner_up=False)
+        labels[row, down, column, across] = apply_thresholds(top, thresholds)[0, 0]

@@ -106,7 +106,6 @@ def test_a_named_network_needs_no_weights(machine: dict[str, Any]) -> None:
         ({"thread_settings": {"OMP_NUM_THREADS": "64"}}, "OMP_NUM_THREADS is 64 on 4 processors"),
         ({"thread_settings": {"OMP_NUM_THREADS": "1"}}, "one process uses no more"),
         ({"thread_settings": {"OMP_NUM_THREADS": "4"}}, None),
-        ({"read_processor": Processor("Some CPU", 8, 2)}, "torch uses 4 threads on 2 processors"),
         ({"sees_gpu_files": True}, "sees none"),
         ({"sees_gpu_files": True, "list_cuda_devices": (CudaDevice("H100", 80 * GB, 79 * GB),)}, None),
         ({"free_bytes": 10**8}, "little room"),
