@@ -48,6 +48,8 @@ def label(teacher: Teacher, images: list[np.ndarray], scales: tuple[float, ...],
 
 def measure(arguments: argparse.Namespace) -> dict[str, object]:
     """Plan and measure one size, in this process."""
+    if not arguments.keep_malloc:
+        return_freed_memory()  # before the network is loaded: what that leaves in the heap would be filled first
     spec = default_spec(arguments.network, 19, arguments.encoder if arguments.network == "deeplabv3plus" else None)
     torch.manual_seed(0)
     teacher = Teacher(build_network(spec), spec, load_schema("cityscapes"), "cpu", arguments.precision)
@@ -57,8 +59,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     width, height = map(int, arguments.size[0].split("x"))
     scales = tuple(map(float, arguments.scales.split(",")))
     planned = memory.peak((height, width), scales, batch=arguments.batch, tile=arguments.tile)
-    if not arguments.keep_malloc:
-        return_freed_memory()
     label(teacher, [np.zeros((64, 64, 3), np.uint8)], scales, arguments.tile)
     images = [np.random.default_rng(i).integers(0, 256, (height, width, 3), np.uint8) for i in range(arguments.batch)]
     trim_memory()
