@@ -71,7 +71,7 @@ def test_json_holds_all_of_it(tmp_path: Path, tiny_teacher: Path) -> None:
     assert found["versions"]["torch"]
     assert [(plan["width"], plan["height"]) for plan in found["plans"]] == [(640, 480), (64, 48)]
     large, small = (plan["whole"]["peak"] for plan in found["plans"])
-    assert large > 50 * small > 0
+    assert large > 10 * small > 0
     assert found["plans"][1]["chosen"]["way"] == {"batch": 1, "tile": None}
     assert found["plans"][1]["chosen"]["fits"]
 
