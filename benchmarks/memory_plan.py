@@ -34,6 +34,8 @@ def resident(field: str) -> int:
 
 def measure(arguments: argparse.Namespace) -> dict[str, object]:
     """Plan and measure one size, in this process."""
+    if arguments.malloc != "usual":  # before the network is loaded: what that leaves in the heap would be filled first
+        {"return": return_freed_memory, "keep": keep_freed_memory}[arguments.malloc]()
     spec = default_spec(arguments.network, 19, arguments.encoder if arguments.network == "deeplabv3plus" else None)
     torch.manual_seed(0)
     teacher = Teacher(build_network(spec), spec, load_schema("cityscapes"), "cpu", arguments.precision)
@@ -43,8 +45,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     width, height = map(int, arguments.size[0].split("x"))
     scales = tuple(map(float, arguments.scales.split(",")))
     planned = memory.peak((height, width), scales, batch=arguments.batch, tile=arguments.tile)
-    if arguments.malloc is not None:
-        {"return": return_freed_memory, "keep": keep_freed_memory}[arguments.malloc]()
     rule = DecisionRule((0.5,))
     teacher.decide([np.zeros((64, 64, 3), np.uint8)], scales, rule, tile=arguments.tile)
     images = [np.random.default_rng(i).integers(0, 256, (height, width, 3), np.uint8) for i in range(arguments.batch)]
@@ -74,7 +74,9 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--tile", type=int)
-    parser.add_argument("--malloc", choices=["return", "keep"], help="what glibc does with what is freed; its default")
+    parser.add_argument(
+        "--malloc", choices=["return", "keep", "usual"], default="return", help="what becomes of freed memory"
+    )
     parser.add_argument("--one", action="store_true", help="one size, in this process, as JSON")
     arguments = parser.parse_args()
     if arguments.one:

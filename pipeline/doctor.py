@@ -97,8 +97,8 @@ def _advise(found: Examination, out: Path) -> list[str]:
     threads = int(asked) if asked.isdecimal() else found.threads
     if threads > usable:
         advice.append(
-            f"OMP_NUM_THREADS is {asked} on {usable} processors, where threads wait for each other: leave it out or set "
-            f"it to {usable}"
+            f"OMP_NUM_THREADS is {asked} on {usable} processors, where threads wait for each other: leave it out or "
+            f"set it to {usable}"
         )
     elif threads < usable and asked and not found.devices:
         advice.append(

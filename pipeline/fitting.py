@@ -42,7 +42,7 @@ class Fit:
 
     way: Way
     peak: int
-    """Bytes that it takes at its peak, images that wait to be labelled or written included."""
+    """Bytes that it takes at most, images that wait to be labelled or written included."""
     fits: bool
     """Whether that is within the room."""
     tight: bool
@@ -103,7 +103,9 @@ def whole_image(memory: LabelMemory, size: tuple[int, int], work: Work, room: in
 def _fit_of(way: Way, memory: LabelMemory, size: tuple[int, int], work: Work, room: int) -> Fit:
     peak = memory.peak(size, work.scales, batch=way.batch, tile=way.tile, flip=work.flip, keep=work.keep)
     if memory.on_host:
-        peak += images_in_flight(way.batch, plan_here(on_cuda=False)) * size[0] * size[1] * 4  # colours and label
+        # colours and label; and the C library fills what the loading of the network has left in its heap, and keeps it
+        waiting = images_in_flight(way.batch, plan_here(on_cuda=False))
+        peak += waiting * size[0] * size[1] * 4 + memory.weights
     tight = memory.on_host and peak > room * KEPT_SHARE
     return Fit(way, peak, fits=peak <= room * USED_SHARE, tight=tight)
 

@@ -36,6 +36,8 @@ def return_freed_memory() -> bool:
     | DeepLabV3+ (lite0), 640x480, 0.5 1 2 | 431 MB | 434 MB | 585 MB | 577 MB | 3.1, 2.0, 1.5 s |
     | HRNet-OCR, 480x360, 0.5 1 | 178 MB | 190 MB | 320 MB | 343 MB | 3.7, 3.2, 3.2 s |
 
+    Call it early: blocks are put where the heap has room first, and what loading a network leaves there is then kept.
+
     Returns:
         Whether the C library has taken it.
     """
