@@ -52,7 +52,7 @@ class Fit:
 def memory_of(teacher: Teacher) -> LabelMemory:
     """Measure what a teacher takes; some seconds for a large network."""
     working = WORKING_BYTES[teacher.device.type]
-    return LabelMemory.of(teacher.network(), teacher.device, len(teacher.schema), teacher.weight_bytes, working)
+    return LabelMemory.of(teacher.eager_network, teacher.device, len(teacher.schema), teacher.weight_bytes, working)
 
 
 def tile_sides(size: tuple[int, int], scales: Sequence[float]) -> tuple[int, ...]:

@@ -87,6 +87,11 @@ class Execution:
             run = self._runner if self._replays is None else self._replays
             return run(images.contiguous(memory_format=self._layout), attend)
 
+    def run_eagerly(self, images: Tensor, /, *, attend: bool = True) -> ScalePrediction:
+        """As a call, but operation by operation also where a call is compiled or recorded: for those who watch them."""
+        with torch.inference_mode(), _current(self.device):
+            return self._runner.run(images.contiguous(memory_format=self._layout), attend, self._runner.module)
+
     def _new_replays(self) -> Replays | None:
         if not self._graphs:
             return None
@@ -99,7 +104,7 @@ class _Runner:
     def __init__(self, module: nn.Module, device: torch.device, half: torch.dtype | None, compiled: bool) -> None:
         self.problem: str | None = None
         """Why the module is not compiled, though it was asked for."""
-        self._module, self._device, self._half = module, device, half
+        self.module, self._device, self._half = module, device, half
         self._compiled: Callable[..., ScalePrediction] | None = None
         if compiled:
             self._compiled = torch.compile(module, dynamic=False)
@@ -107,16 +112,20 @@ class _Runner:
     @property
     def weight_bytes(self) -> int:
         """Of parameters and buffers."""
-        return sum(tensor.nbytes for tensor in chain(self._module.parameters(), self._module.buffers()))
+        return sum(tensor.nbytes for tensor in chain(self.module.parameters(), self.module.buffers()))
 
     def __call__(self, images: Tensor, attend: bool) -> ScalePrediction:
         """As `teacher.replaying.Run`."""
+        return self.run(images, attend, self._forward)
+
+    def run(self, images: Tensor, attend: bool, forward: Callable[..., ScalePrediction]) -> ScalePrediction:
+        """Run a forward in the precision."""
         # no cache of autocast, which a recording would outlive; the weights are of the half type already
         autocast = torch.autocast(
             self._device.type, dtype=self._half, enabled=self._half is not None, cache_enabled=False
         )
         with _exact(self._device), autocast:
-            logits, attention, _ = self._forward(images, attend)
+            logits, attention, _ = forward(images, attend=attend)
         return ScalePrediction(logits, attention, None)
 
     def _forward(self, images: Tensor, attend: bool) -> ScalePrediction:
@@ -127,7 +136,7 @@ class _Runner:
                 raise
             except Exception as error:  # noqa: BLE001 - a compiler fails in many ways, and none may cost an image
                 problem = f"the network is run without being compiled: {_first_line(error)}"
-        prediction: ScalePrediction = self._module(images, attend=attend)
+        prediction: ScalePrediction = self.module(images, attend=attend)
         if self._compiled is not None:  # else it would have failed again: so it was the compiler's fault
             self._compiled, self.problem = None, problem
         return prediction

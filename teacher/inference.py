@@ -130,6 +130,11 @@ class Teacher:
         """
         return self._execution if tile is None else tiled(self._execution, tile)
 
+    @property
+    def eager_network(self) -> Network:
+        """What predicts, operation by operation, also where it is compiled or recorded as graphs."""
+        return self._execution.run_eagerly
+
     def release_memory(self) -> None:
         """Let go of what the device keeps from image to image: before a smaller batch, or tiles, are tried."""
         self._execution.release()

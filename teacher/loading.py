@@ -1,13 +1,17 @@
 """Teachers from files: a checkpoint of autocoarse, or a network's name with a file of public weights."""
 
+from itertools import chain
 from pathlib import Path
+
+import torch
+from torch import nn
 
 from storage.errors import MissingFileError, SettingsError
 from storage.schema import ClassSchema, load_schema
 from teacher.checkpoint import checkpoint_of, is_own
 from teacher.inference import Precision, Teacher, find_device
-from teacher.networks.registry import build_network, default_spec, network_names
-from teacher.weights import load_strictly, read_content, state_dict_of
+from teacher.networks.registry import NetworkSpec, build_network, default_spec, network_names
+from teacher.weights import StateDict, load_strictly, read_content, state_dict_of
 
 
 def load_teacher(
@@ -54,10 +58,31 @@ def load_teacher(
             f"{path} was trained on other classes than were asked for: it has {_short(checkpoint.schema)}, "
             f"asked for were {_short(schema)}; leave out the schema, or take a teacher of that schema"
         )
-    network = build_network(checkpoint.spec)
-    load_strictly(network, checkpoint.state_dict, str(path))
+    network = network_with(checkpoint.spec, checkpoint.state_dict, str(path))
     images = checkpoint.record.get("images")
     return Teacher(network, checkpoint.spec, checkpoint.schema, device, precision, images, compiled=compiled)
+
+
+def network_with(spec: NetworkSpec, state_dict: StateDict, where: str) -> nn.Module:
+    """Build a network around weights, without start values: that would take as long, and as much memory, again.
+
+    Args:
+        spec: what to build.
+        state_dict: its weights; the network's own from then on.
+        where: where they come from, for messages.
+
+    Raises:
+        CheckpointError: the weights do not fit.
+        SettingsError: as `build_network`.
+    """
+    with torch.device("meta"):
+        network = build_network(spec)
+    load_strictly(network, state_dict, where, assign=True)
+    if any(tensor.is_meta for tensor in chain(network.parameters(), network.buffers())):
+        # an encoder with something that it computes once and does not save
+        network = build_network(spec)
+        load_strictly(network, state_dict, where)
+    return network
 
 
 def _named_teacher(
@@ -83,8 +108,7 @@ def _named_teacher(
         )
     schema = schema or load_schema("cityscapes")
     spec = default_spec("hrnet-ocr", len(schema))
-    network = build_network(spec)
-    load_strictly(network, state_dict_of(content, path), str(path))
+    network = network_with(spec, state_dict_of(content, path), str(path))
     return Teacher(network, spec, schema, device, precision, compiled=compiled)
 
 

@@ -106,13 +106,14 @@ def read_state_dict(path: Path) -> StateDict:
     return state_dict_of(read_content(path), path)
 
 
-def load_strictly(network: nn.Module, state_dict: StateDict, where: str) -> None:
+def load_strictly(network: nn.Module, state_dict: StateDict, where: str, *, assign: bool = False) -> None:
     """Load weights into a network; every entry must be there and fit, and none may be left over.
 
     Args:
         network: takes the weights.
         state_dict: tensors by name.
         where: where they come from, for the message.
+        assign: make the tensors themselves its weights, instead of copying their values.
 
     Raises:
         CheckpointError: entries are missing, unexpected or of another shape; the network is unchanged.
@@ -139,7 +140,8 @@ def load_strictly(network: nn.Module, state_dict: StateDict, where: str) -> None
             f"{where}: the weights do not fit the network. {'; '.join(problems)}. "
             f"Use the network, encoder and class schema that the checkpoint was made with"
         )
-    network.load_state_dict(state_dict)
+    fitting = {name: value.to(expected[name].dtype) for name, value in state_dict.items()} if assign else state_dict
+    network.load_state_dict(fitting, assign=assign)
 
 
 def list_some(names: Iterable[str]) -> str:
