@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from storage.soft_store import Keep
 from teacher.fusion import check_scales, size_at_scale
 from teacher.networks.prediction import Network
-from teacher.tiling import STRIDE
+from teacher.tiling import GLOBAL_CONTEXT, STRIDE, plan_tiles
 
 _SIDES = (512, 1024)
 """Of the images that a forward is measured on; they cost no memory."""
@@ -156,7 +156,7 @@ class LabelMemory:
             Bytes.
 
         Raises:
-            SettingsError: the scales are not positive, come twice, or lack 1.0.
+            SettingsError: the scales are not positive, come twice, or lack 1.0; or the tile is too small.
             ImageError: the images are too small for the lowest scale.
         """
         ordered = check_scales(scales)
@@ -173,8 +173,14 @@ class LabelMemory:
                 own *= self.classes + (scale != ordered[0])  # nobody asks for the largest scale's attention
                 joined = 0
                 if tile is not None and max(height, width) > tile:
-                    scaled, joined = batch * min(height, tile) * min(width, tile), own
+                    scaled, joined = batch * _largest_tile((height, width), tile), own
                 highest = max(highest, maps + inputs + joined + self.forward.peak(scaled))
                 maps += own
         fusion = maps + self.working + pixels * (2 + 2 * _SOFT_PLANES[keep])
         return images + max(highest, fusion) + (_LIBRARIES if self.on_host else self.weights)
+
+
+def _largest_tile(size: tuple[int, int], tile: int) -> int:
+    """Pixels of the largest tile into which an image is cut; tiles may be smaller than they are allowed to be."""
+    tiles = plan_tiles(size, tile, GLOBAL_CONTEXT)
+    return max((one.rows.stop - one.rows.start) * (one.columns.stop - one.columns.start) for one in tiles)

@@ -132,7 +132,7 @@ def test_plans_give_advice_that_can_be_followed() -> None:
     assert advice[200] == "use --batch 16: so many images of 2048x1024 fit together, and fill a GPU better"
     assert advice[40] == ""
     assert advice[20] == "use --batch 2: 4 images of 2048x1024 do not fit together"
-    assert "in tiles of 1536 pixels" in advice[5]
+    assert "in tiles of 2048 pixels" in advice[5]
     assert advice[5].endswith("whole images fit with --scales 0.5,1")
     assert "does not fit, not even in tiles" in plan_size(memory, size, work, GB // 2).advice
     assert "too small for tiles" in plan_size(memory, (200, 300), work, GB // 10).advice

@@ -31,8 +31,8 @@ def test_less_room_means_fewer_images_then_smaller_tiles() -> None:
         Way(4),
         Way(2),
         Way(1),
+        Way(1, 2048),
         Way(1, 1536),
-        Way(1, 1024),
         Way(1, 384),
     ]
     assert [found.fits for found in ways] == [True] * 5 + [False]

@@ -14,6 +14,7 @@ from storage.errors import ImageError, SettingsError
 from teacher.memory_plan import ForwardMemory, LabelMemory, measure_forward
 from teacher.networks.prediction import ScalePrediction
 from teacher.networks.registry import NetworkSpec, build_network, default_spec
+from teacher.tiling import GLOBAL_CONTEXT, plan_tiles
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
@@ -112,11 +113,13 @@ def test_mirrored_images_add_themselves_and_what_is_known_already(memory: LabelM
 
 
 def test_tiles_bound_what_the_network_takes(memory: LabelMemory) -> None:
-    """In tiles, an image of four times the size adds its own pixels and predictions, and no forward."""
-    small, large = (memory.peak(size, (1.0,), tile=200) for size in ((1000, 1000), (2000, 2000)))
-    assert large - small == 3_000_000 * 15 + 3_000_000 // 16 * 4 * 19
-    assert small < memory.peak((1000, 1000), (1.0,)) / 10
-    assert memory.peak((40, 60), (1.0,), tile=64) == memory.peak((40, 60), (1.0,))
+    """In tiles, a larger image adds its own pixels and predictions, and no forward beyond that of the largest tile."""
+    small, large = (memory.peak(size, (1.0,), tile=512) for size in ((832, 832), (832 + 320, 832)))
+    more = 320 * 832
+    assert [len(plan_tiles(size, 512, GLOBAL_CONTEXT)) for size in ((832, 832), (832 + 320, 832))] == [4, 6]
+    assert large - small == more * 15 + more // 16 * 4 * 19
+    assert small == 832**2 * 15 + 832**2 // 16 * 4 * 19 + 500 + 1000 * 512**2 + LIBRARIES
+    assert memory.peak((40, 60), (1.0,), tile=512) == memory.peak((40, 60), (1.0,))
 
 
 def test_fusion_may_be_the_peak_where_tiles_are_small() -> None:
