@@ -55,7 +55,8 @@ def test_ctrl_c_is_for_the_command_and_nothing_listens_beyond_this_machine(night
     assert {one.laddr.ip for one in listening} == {"127.0.0.1"}
     os.killpg(driver.pid, signal.SIGINT)
     assert driver.wait(timeout=60) == 130
-    assert not [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    _, staying = psutil.wait_procs(family, timeout=20)
+    assert not [process for process in staying if process.status() != psutil.STATUS_ZOMBIE]
     with Ledger(tmp_path / "run/ledger.sqlite", read_only=True) as ledger:
         recorded = {f"{entry.key}.png" for entry in ledger}
     labels = tmp_path / "run/labels"
