@@ -170,6 +170,11 @@ def _report(run: "LabelRun", console: Console, seconds: float, full: OSError | N
         f"labelled {summary.labelled}, skipped {summary.skipped}, failed {summary.failed} of {summary.total}; "
         f"{human_bytes(summary.bytes)}, {summary.ignore_fraction:.1%} of the pixels ignored; {seconds:.1f} s"
     )
+    if summary.stepped_down:
+        console.warn(
+            f"for want of memory {summary.stepped_down} images were labelled fewer at a time, or in tiles, which may "
+            f"change labels; `autocoarse doctor` tells what fits"
+        )
     if full is not None:
         console.warn(str(full))
         total = run.forecast.total
@@ -194,6 +199,7 @@ def _report(run: "LabelRun", console: Console, seconds: float, full: OSError | N
             "failed": summary.failed,
             "skipped": summary.skipped,
             "left": left,
+            "stepped_down": summary.stepped_down,
             "bytes": summary.bytes,
             "used_bytes": run.used_bytes,
             "forecast_bytes": run.forecast.total,

@@ -50,6 +50,8 @@ class LabelSummary:
     """Of all labels of the listing, this run's and earlier ones."""
     pixels: int = 0
     ignored: int = 0
+    stepped_down: int = 0
+    """Labelled in another way than was asked for, because memory did not suffice."""
 
     @property
     def ignore_fraction(self) -> float:
@@ -62,6 +64,7 @@ class LabelSummary:
             self.failed += 1
         else:
             self.labelled += 1
+            self.stepped_down += bool(entry.reason)
             self.add_label(entry)
 
     def add_label(self, entry: Entry) -> None:
