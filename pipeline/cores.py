@@ -9,6 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.control_groups import control_groups
+
 _CORES_EACH = 16
 """Of a process that runs a network on the CPU: the layers of one image are too small to keep more at work."""
 _CORE_TO_SPARE = 8
@@ -45,18 +47,8 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 def _grants(root: Path) -> Iterator[float]:
     """Cores that each control group of this process, and each group around it, grants time for."""
-    with suppress(OSError):
-        for line in (root / "proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            mount = root / "sys/fs/cgroup"
-            if controllers:  # of version 1, where each controller has a tree of its own
-                if "cpu" not in controllers.split(","):
-                    continue
-                mount /= "cpu"
-            group = mount / path.lstrip("/")
-            for folder in (group, *group.parents):
-                if folder.is_relative_to(mount):
-                    yield from _grant(folder)
+    for group in control_groups("cpu", root):
+        yield from _grant(group)
 
 
 def _grant(group: Path) -> Iterator[float]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from PIL import features
 
+from pipeline.control_groups import control_groups
 from pipeline.cores import usable_cores
 
 _PACKAGES = ("autocoarse", "torch", "torchvision", "timm", "numpy", "pillow", "dask", "zarr")
@@ -78,18 +79,8 @@ def memory_bytes(root: Path = Path("/")) -> tuple[int, int]:
 
 def _group_limits(root: Path) -> Iterator[tuple[int, int]]:
     """Limit and use, in bytes, of each control group of this process and each group around it that has a limit."""
-    with suppress(OSError, ValueError):
-        for line in (root / "proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            mount = root / "sys/fs/cgroup"
-            if controllers:  # of version 1, where each controller has a tree of its own
-                if "memory" not in controllers.split(","):
-                    continue
-                mount /= "memory"
-            group = mount / path.lstrip("/")
-            for folder in (group, *group.parents):
-                if folder.is_relative_to(mount):
-                    yield from _group_limit(folder)
+    for group in control_groups("memory", root):
+        yield from _group_limit(group)
 
 
 def _group_limit(group: Path) -> Iterator[tuple[int, int]]:
