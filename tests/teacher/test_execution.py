@@ -84,7 +84,7 @@ def test_half_precision_is_autocast_of_the_folded_network(
     """Weights that are rounded once give what autocast gives that rounds them at each call."""
     network = fill_network(default_spec("deeplabv3plus", 5, encoder))
     half, full = Execution(network, CPU, torch.bfloat16), Execution(network, CPU)
-    assert {m.weight.dtype for m in half._runner._module.modules() if type(m) is nn.Conv2d} == {torch.bfloat16}
+    assert {m.weight.dtype for m in half._runner.module.modules() if type(m) is nn.Conv2d} == {torch.bfloat16}
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         expected = full._runner._module(images.contiguous(memory_format=torch.channels_last))
     assert torch.equal(half(images).logits, expected.logits)
