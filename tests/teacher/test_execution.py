@@ -86,7 +86,7 @@ def test_half_precision_is_autocast_of_the_folded_network(
     half, full = Execution(network, CPU, torch.bfloat16), Execution(network, CPU)
     assert {m.weight.dtype for m in half._runner.module.modules() if type(m) is nn.Conv2d} == {torch.bfloat16}
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        expected = full._runner._module(images.contiguous(memory_format=torch.channels_last))
+        expected = full._runner.module(images.contiguous(memory_format=torch.channels_last))
     assert torch.equal(half(images).logits, expected.logits)
 
 
