@@ -29,14 +29,14 @@ def return_freed_memory() -> bool:
 
     By default glibc raises the size from which it does so to up to 32 MiB, and keeps what is smaller in a heap with
     holes, as aligned blocks of one size do not fit where another was. The process then takes what its tensors take
-    and little more, but gets every block anew, page by page. On a virtual machine with one thread, image after image:
+    and little more, but gets every block anew, page by page. On a virtual machine with two threads
+    (`benchmarks/memory_plan.py --size 1280x720 --malloc ...`):
 
-    | network, image, scales | tensors | this way | by default | `keep_freed_memory` | processor time of the three |
-    |---|---|---|---|---|---|
-    | DeepLabV3+ (lite0), 640x480, 0.5 1 2 | 431 MB | 434 MB | 585 MB | 577 MB | 3.1, 2.0, 1.5 s |
-    | HRNet-OCR, 480x360, 0.5 1 | 178 MB | 190 MB | 320 MB | 343 MB | 3.7, 3.2, 3.2 s |
-
-    Call it early: blocks are put where the heap has room first, and what loading a network leaves there is then kept.
+    | DeepLabV3+ (tf_efficientnet_lite0), 1280x720, scales 0.5 1 2 | peak | wall | processor |
+    |---|---|---|---|
+    | this way | 1253 MB | 4.5 s | 8.6 s |
+    | by default | 1431 MB | 3.6 s | 6.8 s |
+    | `keep_freed_memory` | 1955 MB | 2.5 s | 5.0 s |
 
     Returns:
         Whether the C library has taken it.
