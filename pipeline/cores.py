@@ -1,6 +1,6 @@
-"""How many processor cores there are to use, and how many threads and processes make good use of them.
+"""How many processor cores there are to use, and how many threads make good use of them.
 
-Only decides; who starts threads and processes asks here.
+Only decides; who starts threads asks here.
 """
 
 import os
@@ -11,8 +11,6 @@ from pathlib import Path
 
 from pipeline.control_groups import control_groups
 
-_CORES_EACH = 16
-"""Of a process that runs a network on the CPU: the layers of one image are too small to keep more at work."""
 _CORE_TO_SPARE = 8
 """From so many cores on, one is left to reading and writing. The threads of a layer wait for the slowest of them, so
 that with all cores at the network each image that is decoded holds up all of them."""
@@ -90,20 +88,6 @@ def plan_threads(cores: int, *, on_cuda: bool, asked: int | None = None) -> Thre
         encoders, decoders = min(max(_WAITING, cores // 2), 16), min(max(_WAITING, cores // 4), 8)
         return ThreadPlan(asked or 1, decoders, encoders)
     return ThreadPlan(asked or (cores if cores < _CORE_TO_SPARE else cores - 1), _WAITING, _WAITING)
-
-
-def plan_processes(cores: int, memory: int, memory_each: int) -> int:
-    """Plan how many processes share a machine whose CPU runs the network: 16 cores each, as far as the memory goes.
-
-    Args:
-        cores: that may be used.
-        memory: bytes that may be used.
-        memory_each: bytes that one process needs at its largest image, positive.
-
-    Returns:
-        At least 1; 1 also where even one process needs more than there is.
-    """
-    return max(1, min(-(-cores // _CORES_EACH), memory // memory_each))
 
 
 def plan_here(*, on_cuda: bool) -> ThreadPlan:

@@ -1,8 +1,7 @@
 """1x1 convolutions by oneDNN on the CPU, whatever the number of threads.
 
-With exactly one thread torch takes another kernel for them, which copies its input first: HRNet-OCR took 3 to 5 % more
-processor time and a quarter more memory by it, DeepLabV3+ on tf_efficientnet_lite0 9 % more time. And labels of
-processes with one thread would be rounded otherwise than those of processes with several.
+With exactly one thread torch takes another kernel for them: labels of processes with one thread would be rounded
+otherwise than those of processes with several.
 """
 
 import torch
@@ -10,32 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-@torch.library.custom_op("autocoarse::convolve", mutates_args=())
-def convolve(
-    images: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-) -> Tensor:
-    """As `torch.nn.functional.conv2d`, by oneDNN: float32 on the CPU, without gradients."""
-    convolved: Tensor = torch.mkldnn_convolution(images, weight, bias, padding, stride, dilation, groups)
+@torch.library.custom_op("autocoarse::pointwise", mutates_args=())
+def _by_one_dnn(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    convolved: Tensor = torch.mkldnn_convolution(images, weight, bias, [0, 0], [1, 1], [1, 1], 1)
     return convolved
 
 
-@convolve.register_fake
-def _(
-    images: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-) -> Tensor:
-    return functional.conv2d(images, weight, bias, stride, padding, dilation, groups)
+@_by_one_dnn.register_fake
+def _(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return functional.conv2d(images, weight, bias)
 
 
 class OneDnnConvolution(nn.Module):
@@ -57,7 +39,7 @@ def pointwise(images: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     """
     if images.dtype != torch.float32 or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call,unused-ignore] # torch has no types here
         return functional.conv2d(images, weight, bias)
-    convolved: Tensor = convolve(images, weight, bias, [1, 1], [0, 0], [1, 1], 1)
+    convolved: Tensor = _by_one_dnn(images, weight, bias)
     return convolved
 
 
