@@ -77,7 +77,12 @@ def _measure(
     true_labels = {} if truth is None else list_labels(truth, settings.layout, truth_ids)
     schema = None if settings.classes is None else load_schema(settings.classes)
     teacher = load_teacher(
-        settings.teacher, settings.weights, schema=schema, device=settings.device, precision=settings.precision
+        settings.teacher,
+        settings.weights,
+        schema=schema,
+        device=settings.device,
+        precision=settings.precision,
+        compiled=settings.compiled,
     )
     results = []
     with Progress("measure", len(drawn.drawn)) as progress:
