@@ -11,14 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import repeat
 from threading import Event, Lock
-from typing import Protocol, runtime_checkable
-
-import numpy as np
-import numpy.typing as npt
 
 from pipeline.cores import ThreadPlan, plan_here
-from pipeline.decoding import Decoded, group_by_size, read_ahead
+from pipeline.decider import Decided, Decider, ForesightedDecider, TilingDecider
+from pipeline.decoding import Decoded, group_by_size, read_ahead, with_following
 from pipeline.kept_confidence import StoreWriter
 from pipeline.publishing import publish_label
 from pipeline.step_down import StepDown, Way, is_out_of_memory
@@ -31,58 +29,13 @@ from storage.ledger import Entry
 from storage.schema import ClassSchema
 from storage.workspace import Workspace
 
-Image = npt.NDArray[np.uint8]
-
 
 def images_in_flight(batch: int, threads: ThreadPlan) -> int:
-    """How many images, or labels, a process that labels holds at most beside those that it is labelling."""
+    """How many images, or labels, a process that labels on the CPU holds at most beside those that it is labelling.
+
+    With a decider that looks ahead it is a batch more.
+    """
     return 2 * (2 * batch) + threads.decoders + threads.encoders + batch
-
-
-class Decided(Protocol):
-    """What a decider makes of one image."""
-
-    @property
-    def label(self) -> Image:
-        """(height, width) uint8: a class index, or 255."""
-
-    @property
-    def soft(self) -> Image | None:
-        """(plane, height, width) uint8, what is kept beside the label; None where nothing is."""
-
-
-class Decider(Protocol):
-    """A teacher with the run's scales and thresholds: what turns images into labels."""
-
-    def decide(self, images: Sequence[Image]) -> Sequence[Decided]:
-        """Label images of one size, each (height, width, 3) uint8 RGB, as one batch.
-
-        Raises:
-            ImageError: an image cannot be labelled.
-            RuntimeError, MemoryError: the device cannot.
-        """
-
-
-@runtime_checkable
-class TilingDecider(Decider, Protocol):
-    """A decider that can also do with less memory than whole images take."""
-
-    def first_way(self, size: tuple[int, int], batch: int) -> Way:
-        """How images of a size, (height, width), are labelled, as far as memory can be told beforehand.
-
-        Args:
-            size: of the images, in pixels.
-            batch: how many may be labelled together.
-        """
-
-    def next_tile(self, size: tuple[int, int], tile: int | None) -> int | None:
-        """Side of the next smaller tiles after those of side `tile`, or after whole images; None: there are none."""
-
-    def decide_in_tiles(self, images: Sequence[Image], tile: int) -> Sequence[Decided]:
-        """As `decide`, but no more than a tile is on its way through the network."""
-
-    def free_memory(self) -> None:
-        """Give back what an attempt that ran out of memory has left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +60,10 @@ class Labeller:
     Threads may label at the same time; the device serves one of them after the other, and while it does the others
     read and write. Where memory runs out, images of that size, and larger ones, are labelled in a smaller way from then
     on: fewer at a time, then, where the decider can, in tiles.
+
+    The device may be at work still on what it has been given: a decider that looks ahead is told what comes next before
+    it is given a batch, and an encoder waits for what was decided while the next batch is launched. So what fails there
+    may show only in the encoder, which has the image labelled again.
     """
 
     job: LabelJob
@@ -155,10 +112,11 @@ class Labeller:
             writing: deque[Future[Entry]] = deque()
             try:
                 decoded = read_ahead(items, decoders, depth=2 * batch + threads.decoders)
-                for group in group_by_size(decoded, batch):
+                groups = group_by_size(decoded, batch)
+                for group, following in with_following(groups) if self._looks_ahead else zip(groups, repeat([])):
                     if stop is not None and stop.is_set():
                         break
-                    writing.extend(self._label(group, encoders, folder))
+                    writing.extend(self._label(group, following, encoders, folder))
                     yield from _record(writing, record, keep=2 * batch + threads.encoders)
                 yield from _record(writing, record, keep=0)
             finally:
@@ -167,24 +125,42 @@ class Labeller:
                 with suppress(BudgetError):  # it is on its way already
                     record([f.result() for f in writing if f.exception() is None])
 
-    def _label(self, group: list[Decoded], encoders: ThreadPoolExecutor, folder: Workspace) -> Iterator[Future[Entry]]:
-        """Label images of one size and hand them to the encoders; a failure costs its image alone."""
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """As `Decider.problems`."""
+        return self.decider.problems
+
+    @property
+    def _looks_ahead(self) -> bool:
+        return isinstance(self.decider, ForesightedDecider) and self.decider.looks_ahead
+
+    def _label(
+        self, group: list[Decoded], following: list[Decoded], encoders: ThreadPoolExecutor, folder: Workspace
+    ) -> Iterator[Future[Entry]]:
+        """Label images of one size and hand them to the encoders; a failure costs its image alone.
+
+        Args:
+            group: the images.
+            following: those that come next, of another size perhaps; empty where that is not known.
+            encoders: threads that publish.
+            folder: the job's workspace.
+        """
         if group[0].image is None:
             for one in group:
                 yield encoders.submit(self._failure, one, one.reason)
             return
-        size = (group[0].image.shape[0], group[0].image.shape[1])
+        size = _size(group[0])
         waiting, alone = list(group), 0
         while waiting:
             with self._device:
                 way = self._ways.way(size)
                 part = waiting[: 1 if alone else way.batch]
+                self._foretell(waiting[len(part) :] or following)
                 started = time.perf_counter()
                 outcome = self._attempt(part, size, way)
                 seconds = (time.perf_counter() - started) / len(part)
                 if outcome is None:
-                    if isinstance(self.decider, TilingDecider):
-                        self.decider.free_memory()  # not before the error, which held on to it, is gone
+                    self._free_memory()
                     continue
             if isinstance(outcome, str) and len(part) > 1:
                 alone = len(part)  # whose fault it was shows when each is alone
@@ -195,10 +171,25 @@ class Labeller:
                 yield encoders.submit(self._failure, part[0], f"{part[0].item.image}: {outcome}")
                 continue
             for one, decision in zip(part, outcome, strict=True):
-                yield encoders.submit(self._publish, one, decision, way, seconds, folder)
+                yield encoders.submit(self._publish, one, decision, way, len(part), seconds, folder)
 
-    def _attempt(self, part: list[Decoded], size: tuple[int, int], way: Way) -> Sequence[Decided] | str | None:
+    def _foretell(self, coming: list[Decoded]) -> None:
+        """Have the decider prepare for the batch that comes next, as far as it is known."""
+        if isinstance(self.decider, ForesightedDecider) and self.decider.looks_ahead and coming:
+            images = [one.image for one in coming if one.image is not None]
+            if images:
+                self.decider.expect(images[: self._ways.way(_size(coming[0])).batch])
+
+    def _attempt(
+        self, part: list[Decoded], size: tuple[int, int], way: Way, *, wait: bool = False
+    ) -> Sequence[Decided] | str | None:
         """Label images of one size together.
+
+        Args:
+            part: the images.
+            size: their (height, width), in pixels.
+            way: how they are labelled.
+            wait: until it is done, and not only on its way.
 
         Returns:
             What was decided, or why nothing could be; None where memory ran out and a smaller way was taken.
@@ -206,18 +197,61 @@ class Labeller:
         images = [one.image for one in part if one.image is not None]
         try:
             if way.tile is not None and isinstance(self.decider, TilingDecider):
-                return self.decider.decide_in_tiles(images, way.tile)
-            return self.decider.decide(images)
+                decided = self.decider.decide_in_tiles(images, way.tile)
+            else:
+                decided = self.decider.decide(images)
+            if wait:
+                _wait_for(decided)
         except (ImageError, RuntimeError, MemoryError) as error:
             if is_out_of_memory(error) and self._ways.step_down(size, len(part)):
                 return None
             return str(error) or type(error).__name__
+        return decided
 
     def _failure(self, one: Decoded, reason: str) -> Entry:
         return Entry(key=one.item.key, status="failed", settings_digest=self.job.settings_digest, reason=reason)
 
-    def _publish(self, one: Decoded, decision: Decided, way: Way, seconds: float, folder: Workspace) -> Entry:
+    def _free_memory(self) -> None:
+        """Not before the error, which held on to it, is gone."""
+        if isinstance(self.decider, TilingDecider):
+            self.decider.free_memory()
+
+    def _wait(self, one: Decoded, decision: Decided, way: Way, together: int) -> tuple[Decided, Way] | str:
+        """Wait for what was decided of an image; where the device has failed at it, have it decided again, alone.
+
+        Returns:
+            What was decided, and in which way; or why nothing could be.
+        """
+        try:
+            _wait_for([decision])
+        except (RuntimeError, MemoryError) as error:
+            reason, is_short = str(error) or type(error).__name__, is_out_of_memory(error)
+        else:
+            return decision, way
+        size = _size(one)
+        with self._device:
+            again = together > 1
+            if is_short:  # unless it was the same with another image since then: that way is left
+                again = self._ways.way(size) != way or self._ways.step_down(size, together)
+                self._free_memory()
+        while again:
+            with self._device:
+                way = self._ways.way(size)
+                outcome = self._attempt([one], size, way, wait=True)
+                if outcome is None:
+                    self._free_memory()
+                    continue
+            return outcome if isinstance(outcome, str) else (outcome[0], way)
+        return reason
+
+    def _publish(
+        self, one: Decoded, decision: Decided, way: Way, together: int, seconds: float, folder: Workspace
+    ) -> Entry:
         job = self.job
+        made = self._wait(one, decision, way, together)
+        if isinstance(made, str):
+            return self._failure(one, f"{one.item.image}: {made}")
+        decision, way = made
         # what a tile sees is less than the image: such a label may be another one, and says so
         provenance = job.provenance if way.tile is None else {**job.provenance, "tile": way.tile}
         label = remove_small_components(LabelMap(decision.label, len(job.schema)), job.min_component)
@@ -239,6 +273,16 @@ class Labeller:
             seconds=seconds,
             reason="" if way == Way(job.batch) else f"for want of memory labelled {way}",
         )
+
+
+def _wait_for(decided: Sequence[Decided]) -> None:
+    for one in decided:
+        _ = one.label, one.soft
+
+
+def _size(one: Decoded) -> tuple[int, int]:
+    assert one.image is not None, "it was read"
+    return (one.image.shape[0], one.image.shape[1])
 
 
 def _record(writing: deque[Future[Entry]], record: Callable[[list[Entry]], list[Entry]], keep: int) -> list[Entry]:

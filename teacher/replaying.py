@@ -55,9 +55,10 @@ class Replays:
         if self.problem is not None:
             return self._run(images, attend)
         if key not in self._met:
-            self._met[key] = None
+            prediction = self._run(images, attend)
+            self._met[key] = None  # not before it has worked: what cannot be run need not be recorded
             _keep(self._met, _REMEMBERED)
-            return self._run(images, attend)
+            return prediction
         try:
             replay = self._record(images, attend)
         except RuntimeError as error:
