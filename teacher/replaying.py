@@ -107,6 +107,8 @@ class CudaRecorder:
         Raises:
             RuntimeError: something in the network cannot be recorded, or there is no memory for it.
         """
+        # as recording does itself, but too late for an error before it, for which all graphs go: none may be running
+        torch.cuda.synchronize(self._device)
         current = torch.cuda.current_stream(self._device)
         held = images.clone()  # of the same layout
         # torch leaves its recording stream the current one when a recording fails: the outer context puts that right
