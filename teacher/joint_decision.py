@@ -3,7 +3,7 @@
 Most pixels are certain before they are fused (`teacher.early_out`). What is left is fused densely, in batches of
 blocks, in float32; and pixels so near to their threshold that float32 may put them on the wrong side are fused again in
 float64. So a label is what exact arithmetic gives. Where confidence is kept, every pixel is needed: then the image is
-fused in stripes, and decided in float32 throughout, as `teacher.decision` does.
+fused in stripes, in float32, and pixels of which float32 may have label, code or runner-up wrong again in float64.
 
 **What crosses to the host** is up to the caller, who gets 1 byte a pixel, and 2 or 3 more where confidence is kept.
 Here only the range of values does (8 bytes a map), the numbers of blocks left and of pixels that go to float64, and the
