@@ -8,7 +8,7 @@ fused in stripes, in float32, and pixels of which float32 may have label, code o
 **What crosses to the host** is up to the caller, who gets 1 byte a pixel, and 2 or 3 more where confidence is kept.
 Here only the range of values does (8 bytes a map), the numbers of blocks left and of pixels that go to float64, and the
 places of these (16 bytes each; some hundreds in two million pixels). The host waits for the device five times an
-image; in stripes as often, and once more for each stripe but the first, when all of them are on their way.
+image; in stripes once, and at most twice for each stripe when all of them are on their way.
 
 **Memory** on the device, beside the predictions: what is returned and two label maps more, 12 bytes for each node, 40
 for each block left (of 4x4 pixels), and `WORKING_BYTES` to work in.

@@ -179,7 +179,8 @@ class LabelMemory:
                 maps += own
                 # a CUDA graph, which serves the mirrored images too, keeps what it reads and what it gives
                 recorded += (floats * scaled + own) * (not mirrored)
-        fusion = maps + self.working + pixels * (2 + 2 * _SOFT_PLANES[keep])
+        planes = _SOFT_PLANES[keep]
+        fusion = maps + self.working + pixels * (2 + 2 * planes + (planes > 0))  # where kept, also what is in doubt
         return images + max(highest, fusion) + (_LIBRARIES if self.on_host else self.weights + recorded)
 
 
