@@ -8,10 +8,9 @@ keep confidence as well, for which every pixel is fused: there the plain path al
 
 Paths take turns, on another map each time; times are of the processor, medians, so that they hold on a busy machine.
 Memory is what resident memory grows by at most, in a fresh process each, on Linux. Pixels in which the labels differ,
-over all maps, are judged by float64: `plain wrong` are those where it agrees with ours, `ours wrong` the others. Where
-confidence is kept, both decide in float32, so that label and confidence agree, and either may have rounded wrongly.
+over all maps, are judged by float64: `plain wrong` are those where it agrees with ours, `ours wrong` the others.
 
-    python benchmarks/decision.py [--repeats 5] [--size 1920x1080]
+    python benchmarks/decision.py [--repeats 5] [--size 1920x1080] [--case "usual, kept"]
 """
 
 import argparse
@@ -184,6 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--size", default="1920x1080", metavar="WIDTHxHEIGHT")
+    parser.add_argument("--case", action="append", choices=CASES, help="only these rows; all by default")
     parser.add_argument("--growth", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     width, height = map(int, options.size.split("x"))
@@ -197,7 +197,7 @@ def main() -> None:
         f"{'maps':<26} {'ignored':>8} {'plain':>9} {'ours':>9} {'times':>6} {'plain':>9} {'ours':>9} "
         f"{'plain wrong':>12} {'ours wrong':>11}"
     )
-    for case in CASES.values():
+    for case in [CASES[name] for name in options.case or CASES]:
         made = measure(case, (height, width), options.repeats)
         seconds = {name: statistics.median(values) for name, values in made.seconds.items()}
         growth = {name: measure_growth(case, name, (height, width)) for name in PATHS}

@@ -1,6 +1,5 @@
 """What a GPU reaches of gpu_roofline.py's figures, measured with events: products, copies, forward passes, labels."""
 
-import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -13,7 +12,10 @@ from torch import nn
 from pipeline.scenes import generate_scene
 from storage.schema import load_schema
 from teacher import Teacher
+from teacher.decision import DecisionRule
+from teacher.execution import Execution
 from teacher.networks.registry import NetworkSpec
+from teacher.replaying import MAX_GRAPHS
 
 THRESHOLD = 0.5
 ROUNDS = 20
@@ -36,32 +38,10 @@ def device_seconds(work: Callable[[], object]) -> float:
     return statistics.median(taken)
 
 
-def forward_work(network: nn.Module, size: tuple[int, int], *, attend: bool, graph: bool) -> Callable[[], object]:
-    """A forward pass in bf16 on the GPU, or its replay as a CUDA graph."""
-    images = torch.rand(1, 3, *size, device="cuda").to(memory_format=torch.channels_last)
-
-    def run() -> object:
-        # a recording must not outlive autocast's cache of rounded weights
-        with torch.inference_mode(), torch.autocast("cuda", dtype=torch.bfloat16, cache_enabled=not graph):
-            return network(images, attend=attend)
-
-    if not graph:
-        return run
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):  # what is set up on first use must not be recorded
-            run()
-    torch.cuda.current_stream().wait_stream(side)
-    recorded = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(recorded):
-        kept = run()  # its memory is the graph's, as long as it lives
-
-    def replay() -> object:
-        recorded.replay()
-        return kept
-
-    return replay
+def forward_work(execution: Execution, size: tuple[int, int], *, attend: bool) -> Callable[[], object]:
+    """A forward pass of random images, as the execution runs it."""
+    images = torch.rand(1, 3, *size, device=execution.device)
+    return lambda: execution(images, attend=attend)
 
 
 def product_rate() -> float:
@@ -77,36 +57,65 @@ def copy_rate() -> float:
     return 2 * COPY_BYTES / device_seconds(lambda: target.copy_(source))
 
 
-def measure_device(spec: NetworkSpec, size: tuple[int, int], scales: tuple[float, ...], *, graphs: bool) -> None:
+def print_forwards(network: nn.Module, spec: NetworkSpec, size: tuple[int, int], scales: tuple[float, ...]) -> None:
+    """Print what forward passes take in bf16 as `label` runs them, as CUDA graphs, and as it runs a size's first."""
+    product = product_rate()
+    print(f"\nmeasured on {torch.cuda.get_device_name()}, torch {torch.__version__}: ", end="")
+    print(f"product {product / 1e12:.0f} TFLOP/s, copy {copy_rate() / 1e12:.2f} TB/s")
+    device = torch.device("cuda")
+    launched, replayed = (Execution(network, device, torch.bfloat16, graphs=graphs) for graphs in (0, MAX_GRAPHS))
+    print("\n| scale | kernel by kernel, ms | as a graph, ms | TFLOP/s | of the product |\n|---|---|---|---|---|")
+    for scale, scaled, attend in forward_sizes(size, scales):
+        single = device_seconds(forward_work(launched, scaled, attend=attend))
+        seconds = device_seconds(forward_work(replayed, scaled, attend=attend))
+        rate = sum(op.flops for op in forward_ops(spec, scaled, attend=attend)) / seconds
+        cells = f"{scale:g} | {single * 1e3:.2f} | {seconds * 1e3:.2f} | {rate / 1e12:.0f} | {rate / product:.1%}"
+        print(f"| {cells} |")
+    print(*replayed.problems, sep="\n")
+
+
+def print_labels(teacher: Teacher, size: tuple[int, int], scales: tuple[float, ...]) -> None:
+    """Print how fast images become labels on the host: one after the other, and with the next one on its way."""
+    # arrays of their own, as decoded images are: by these it is known what was expected
+    images = [generate_scene(0, 0, size).image.copy() for _ in range(ROUNDS)]
+    rule = DecisionRule((THRESHOLD,))
+    for image in images[:3]:  # a size's first passes are recorded
+        teacher.label([image], scales, THRESHOLD)
+    taken = []
+    for image in images:
+        started = time.perf_counter()
+        teacher.label([image], scales, THRESHOLD)  # ends with the label on the host
+        taken.append(time.perf_counter() - started)
+    started = time.perf_counter()
+    decisions = []
+    for image, following in zip(images, [*images[1:], None], strict=True):
+        if following is not None:
+            teacher.expect([following])
+        decisions += teacher.decide([image], scales, rule)
+    for decision in decisions:
+        _ = decision.label
+    ahead = len(images) / (time.perf_counter() - started)
+    print(
+        f"\nTeacher, from pixels to label on the host: {1 / statistics.median(taken):.2f} images/s one by one, ", end=""
+    )
+    print(f"{ahead:.2f} with the next on its way")
+    print(f"peak {torch.cuda.max_memory_allocated() / 1e9:.1f} GB of the GPU's memory")
+
+
+def measure_device(spec: NetworkSpec, size: tuple[int, int], scales: tuple[float, ...]) -> None:
     """Measure on the GPU what was computed, and print it; or say that there is none.
 
     Args:
         spec: of the network.
         size: (height, width) of the images.
         scales: at which they are predicted.
-        graphs: measure the forward passes as CUDA graphs.
     """
     if not torch.cuda.is_available():
         print("\nnot measured: no CUDA device")
         return
-    product = product_rate()
-    print(f"\nmeasured on {torch.cuda.get_device_name()}, torch {torch.__version__}: ", end="")
-    print(f"product {product / 1e12:.0f} TFLOP/s, copy {copy_rate() / 1e12:.2f} TB/s")
     schema = load_schema("cityscapes")
     network = random_network(spec, schema, (0.5, 1.0))
-    teacher = Teacher(copy.deepcopy(network), spec, schema, "cuda", "bf16")
-    network = network.cuda().to(memory_format=torch.channels_last)
-    print("\n| scale | forward pass, ms | TFLOP/s | of the product |\n|---|---|---|---|")
-    for scale, scaled, attend in forward_sizes(size, scales):
-        seconds = device_seconds(forward_work(network, scaled, attend=attend, graph=graphs))
-        rate = sum(op.flops for op in forward_ops(spec, scaled, attend=attend)) / seconds
-        print(f"| {scale:g} | {seconds * 1e3:.2f} | {rate / 1e12:.0f} | {rate / product:.1%} |")
-    image = generate_scene(0, 0, size).image
-    teacher.label([image], scales, THRESHOLD)
-    taken = []
-    for _ in range(ROUNDS):
-        started = time.perf_counter()
-        teacher.label([image], scales, THRESHOLD)  # ends with the label on the host
-        taken.append(time.perf_counter() - started)
-    print(f"\nTeacher.label, from pixels to label on the host: {1 / statistics.median(taken):.2f} images/s, one by one")
-    print(f"peak {torch.cuda.max_memory_allocated() / 1e9:.1f} GB of the GPU's memory")
+    print_forwards(network, spec, size, scales)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    print_labels(Teacher(network, spec, schema, "cuda", "bf16"), size, scales)

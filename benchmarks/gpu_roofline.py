@@ -13,7 +13,6 @@ The host's figures are measured here, in processor's time of one thread: what `l
 after the GPU, on generated scenes and on maps like a teacher's.
 
     python benchmarks/gpu_roofline.py                       1024x2048, scales 0.5, 1, 2; H100 SXM
-    python benchmarks/gpu_roofline.py --graphs              where there is a GPU, with the network as CUDA graphs
 """
 
 import argparse
@@ -212,7 +211,6 @@ def main() -> None:
     parser.add_argument("--bandwidth", type=float, default=3.35, help="TB/s of the GPU's memory")
     parser.add_argument("--compute-share", type=float, default=0.5)
     parser.add_argument("--bandwidth-share", type=float, default=0.8)
-    parser.add_argument("--graphs", action="store_true", help="measure the forward passes as CUDA graphs")
     options = parser.parse_args()
     spec = default_spec("hrnet-ocr", CLASSES)
     shares = f"{options.compute_share:.0%} and {options.bandwidth_share:.0%}"
@@ -221,7 +219,7 @@ def main() -> None:
     total = print_forward(spec, options)
     print_decision(spec, options)
     print_cluster(total, options, measure_host(options.size))
-    measure_device(spec, options.size, options.scales, graphs=options.graphs)
+    measure_device(spec, options.size, options.scales)
 
 
 if __name__ == "__main__":

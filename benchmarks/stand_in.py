@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.labeller import Decider, Image
+from pipeline.decider import Decider, Image
 from storage.errors import CheckpointError
 from storage.schema import IGNORE
 
@@ -47,6 +47,8 @@ class StandInDecider:
     latency: float
     """Seconds for an image."""
     classes: int
+    problems: tuple[str, ...] = ()
+    """It has none."""
 
     def decide(self, images: Sequence[Image]) -> list[StandInDecision]:
         """As `Decider.decide`."""

@@ -135,8 +135,7 @@ def _follow(run: "LabelRun", console: Console) -> None:
             if entry.status == "failed" and summary.failed <= _FAILURES_SHOWN:
                 click.echo(f"failed: {entry.reason}", err=True)
             _warn_of_shortage(run, console)
-    for problem in run.teacher.problems:
-        console.warn(problem)
+    _warn_of_problems(run, console)
     if summary.failed > _FAILURES_SHOWN:
         click.echo(f"failed: {summary.failed - _FAILURES_SHOWN} more", err=True)
 
@@ -156,6 +155,16 @@ def _warn_of_refused(run: "LabelRun", console: Console, known: set[str]) -> None
         if worker.state not in ("opening", "ready") and worker.name not in known:
             known.add(worker.name)
             console.warn(f"worker {worker.name} is not used: {worker.state}")
+
+
+def _warn_of_problems(run: "LabelRun", console: Console) -> None:
+    """Say of each thing that had to be given up what it was, once, and by which workers."""
+    by_whom: dict[str, list[str]] = {problem: [] for problem in run.teacher.problems}
+    for worker in run.workers.view():
+        for problem in worker.problems:
+            by_whom.setdefault(problem, []).append(worker.name)
+    for problem, workers in by_whom.items():
+        console.warn(problem + (f" (worker {', '.join(workers)})" if workers else ""))
 
 
 def _left(run: "LabelRun") -> int:

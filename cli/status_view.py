@@ -145,7 +145,8 @@ def _workers(run: "RunStatus") -> list[str]:
     ready = [worker for worker in ready if worker.rate]
     if ready:
         text += f"; the slowest, {ready[0].name}, {ready[0].rate:.2f} images/s, the fastest {ready[-1].rate:.2f}"
-    return [text, *(f"  not used: {worker.name}: {worker.state}" for worker in refused)]
+    troubled = [f"  {worker.name}: {problem}" for worker in run.workers for problem in worker.problems]
+    return [text, *(f"  not used: {worker.name}: {worker.state}" for worker in refused), *troubled]
 
 
 def _state(run: "RunStatus") -> str:

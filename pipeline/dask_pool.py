@@ -14,7 +14,7 @@ from typing import Any, Literal
 from distributed import Client, Future, Scheduler
 
 from pipeline.dask_files import give_file
-from pipeline.dask_task import Answer, Offer, open_labeller
+from pipeline.dask_task import Answer, Offer, ShardResult, open_labeller
 from pipeline.worker_view import WorkerView
 
 State = Literal["asked", "opening", "ready", "refused"]
@@ -43,18 +43,22 @@ class PooledWorker:
     """Of the next shard that it gets."""
     rate: float = 0.0
     """Items a second, of its latest shards."""
+    problems: tuple[str, ...] = ()
+    """As in `WorkerView`."""
 
     def view(self) -> WorkerView:
         """How it stands."""
         state = self.reason if self.state == "refused" else "ready" if self.state == "ready" else "opening"
-        return WorkerView(self.name or self.address, state, self.device, self.labelled, self.rate)
+        return WorkerView(self.name or self.address, state, self.device, self.labelled, self.rate, self.problems)
 
-    def learn(self, items: int, seconds: float, target: float) -> None:
+    def learn(self, result: ShardResult, target: float) -> None:
         """Size its next shard by how long the last one took: it should take `target` seconds."""
+        self.problems = result.problems
+        items = len(result.entries)
         if not items:
             return
         self.labelled += items
-        seen = items / max(seconds, 1e-6)
+        seen = items / max(result.seconds, 1e-6)
         self.rate = seen if not self.rate else (self.rate + seen) / 2
         # a worker may be slower at what is next: it grows by steps, and shrinks at once
         self.shard_items = max(1, min(round(self.rate * target), 2 * max(items, self.shard_items)))

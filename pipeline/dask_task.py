@@ -65,6 +65,8 @@ class ShardResult:
     """Bytes that were written, entries included."""
     seconds: float
     """By a clock that no correction of the time moves."""
+    problems: tuple[str, ...]
+    """Of the worker, as in `WorkerView`."""
 
 
 @dataclass(slots=True)
@@ -150,7 +152,8 @@ def label_shard(name: str, items: tuple[Item, ...], grant: int | None) -> ShardR
         stop = error
     has_entry = {entry.key for entry in entries}
     left = tuple(item for item in items if item.key not in has_entry)
-    return ShardResult(tuple(entries), left, stop, account.used, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return ShardResult(tuple(entries), left, stop, account.used, seconds, labeller.problems)
 
 
 def stop_labelling(name: str, dask_worker: Worker) -> None:

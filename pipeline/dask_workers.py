@@ -218,7 +218,7 @@ class DaskWorkers:
             self._release(other)
         done = sum(entry.status == "done" for entry in entries)
         self._grants.spent(done, result.used)
-        worker.learn(len(entries), result.seconds, self._shard_seconds)
+        worker.learn(result, self._shard_seconds)
         self._judge_stop(flight, result)
         if shard.doubted is not None and shard.doubted is not worker:
             self._contradict(shard.doubted, worker, done)

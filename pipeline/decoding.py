@@ -56,6 +56,15 @@ def read_ahead(items: Iterable[Item], pool: ThreadPoolExecutor, depth: int) -> I
         yield pending.popleft().result()
 
 
+def with_following(groups: Iterator[list[Decoded]]) -> Iterator[tuple[list[Decoded], list[Decoded]]]:
+    """Each group with the one that comes after it, which is waited for; an empty one after the last."""
+    group = next(groups, None)
+    while group is not None:
+        following = next(groups, None)
+        yield group, following or []
+        group = following
+
+
 def group_by_size(decoded: Iterable[Decoded], limit: int) -> Iterator[list[Decoded]]:
     """Group at most `limit` neighbours whose images are of one size; an image that could not be read stands alone."""
     batch: list[Decoded] = []

@@ -5,25 +5,23 @@ bounded queues, so memory does not grow with the set. It records nothing: the le
 here needs torch but the teacher, which is given.
 """
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from threading import Event, Lock
-from typing import Protocol, runtime_checkable
-
-import numpy as np
-import numpy.typing as npt
+from functools import partial
+from threading import Event
 
 from pipeline.cores import ThreadPlan, plan_here
-from pipeline.decoding import Decoded, group_by_size, read_ahead
+from pipeline.decider import Decider
+from pipeline.deciding import Deciding, Outcome
+from pipeline.decoding import Decoded, group_by_size, read_ahead, with_following
 from pipeline.kept_confidence import StoreWriter
 from pipeline.publishing import publish_label
-from pipeline.step_down import StepDown, Way, is_out_of_memory
+from pipeline.step_down import Way
 from storage.clean_up import remove_small_components
-from storage.errors import BudgetError, ImageError
+from storage.errors import BudgetError
 from storage.label_map import LabelMap
 from storage.label_png import LabelFormat
 from storage.layouts import Item
@@ -31,58 +29,13 @@ from storage.ledger import Entry
 from storage.schema import ClassSchema
 from storage.workspace import Workspace
 
-Image = npt.NDArray[np.uint8]
-
 
 def images_in_flight(batch: int, threads: ThreadPlan) -> int:
-    """How many images, or labels, a process that labels holds at most beside those that it is labelling."""
+    """How many images, or labels, a process that labels on the CPU holds at most beside those that it is labelling.
+
+    With a decider that looks ahead there are two batches more.
+    """
     return 2 * (2 * batch) + threads.decoders + threads.encoders + batch
-
-
-class Decided(Protocol):
-    """What a decider makes of one image."""
-
-    @property
-    def label(self) -> Image:
-        """(height, width) uint8: a class index, or 255."""
-
-    @property
-    def soft(self) -> Image | None:
-        """(plane, height, width) uint8, what is kept beside the label; None where nothing is."""
-
-
-class Decider(Protocol):
-    """A teacher with the run's scales and thresholds: what turns images into labels."""
-
-    def decide(self, images: Sequence[Image]) -> Sequence[Decided]:
-        """Label images of one size, each (height, width, 3) uint8 RGB, as one batch.
-
-        Raises:
-            ImageError: an image cannot be labelled.
-            RuntimeError, MemoryError: the device cannot.
-        """
-
-
-@runtime_checkable
-class TilingDecider(Decider, Protocol):
-    """A decider that can also do with less memory than whole images take."""
-
-    def first_way(self, size: tuple[int, int], batch: int) -> Way:
-        """How images of a size, (height, width), are labelled, as far as memory can be told beforehand.
-
-        Args:
-            size: of the images, in pixels.
-            batch: how many may be labelled together.
-        """
-
-    def next_tile(self, size: tuple[int, int], tile: int | None) -> int | None:
-        """Side of the next smaller tiles after those of side `tile`, or after whole images; None: there are none."""
-
-    def decide_in_tiles(self, images: Sequence[Image], tile: int) -> Sequence[Decided]:
-        """As `decide`, but no more than a tile is on its way through the network."""
-
-    def free_memory(self) -> None:
-        """Give back what an attempt that ran out of memory has left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,24 +57,24 @@ class LabelJob:
 class Labeller:
     """A teacher at work for a job.
 
-    Threads may label at the same time; the device serves one of them after the other, and while it does the others
-    read and write. Where memory runs out, images of that size, and larger ones, are labelled in a smaller way from then
-    on: fewer at a time, then, where the decider can, in tiles.
+    Threads may label at the same time; the decider serves one of them after the other, and while it does the others
+    read and write. Before a device that works by itself, a thread does nothing but give it batches: encoders wait for
+    what was decided, and the caller's thread records it.
     """
 
     job: LabelJob
     decider: Decider
     threads: ThreadPlan = field(default_factory=lambda: plan_here(on_cuda=False))
     """Of this process, for what surrounds the device."""
-    _device: Lock = field(default_factory=Lock, repr=False)
-    _ways: StepDown = field(init=False, repr=False)
+    _deciding: Deciding = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        batch, decider = self.job.batch, self.decider
-        if isinstance(decider, TilingDecider):
-            self._ways = StepDown(lambda size: decider.first_way(size, batch), decider.next_tile)
-        else:
-            self._ways = StepDown(lambda _: Way(batch), lambda *_: None)
+        self._deciding = Deciding(self.decider, self.job.batch)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """As `Decider.problems`."""
+        return self.decider.problems
 
     def label(
         self,
@@ -148,76 +101,69 @@ class Labeller:
         """
         folder, batch = workspace or self.job.workspace, self.job.batch
         threads = self.threads
+        writing: deque[Future[Entry]] = deque()
         with (
             ThreadPoolExecutor(threads.decoders, "decode") as decoders,
             ThreadPoolExecutor(threads.encoders, "encode") as encoders,
+            ThreadPoolExecutor(1, "device") as device,
         ):
-            writing: deque[Future[Entry]] = deque()
             try:
                 decoded = read_ahead(items, decoders, depth=2 * batch + threads.decoders)
-                for group in group_by_size(decoded, batch):
+                groups = group_by_size(decoded, batch)
+                label = partial(self._label, writing, encoders, folder, stop)
+                for _ in self._ahead(groups, label, device) if self._deciding.looks_ahead else map(label, groups):
+                    yield from _record(writing, record, keep=2 * batch + threads.encoders)
                     if stop is not None and stop.is_set():
                         break
-                    writing.extend(self._label(group, encoders, folder))
-                    yield from _record(writing, record, keep=2 * batch + threads.encoders)
+                device.shutdown(cancel_futures=True)
                 yield from _record(writing, record, keep=0)
             finally:
                 # reached with work left only after an error or Ctrl-C: what was labelled is recorded all the same
+                device.shutdown(cancel_futures=True)
                 decoders.shutdown(cancel_futures=True)
                 with suppress(BudgetError):  # it is on its way already
                     record([f.result() for f in writing if f.exception() is None])
 
-    def _label(self, group: list[Decoded], encoders: ThreadPoolExecutor, folder: Workspace) -> Iterator[Future[Entry]]:
-        """Label images of one size and hand them to the encoders; a failure costs its image alone."""
-        if group[0].image is None:
-            for one in group:
-                yield encoders.submit(self._failure, one, one.reason)
+    def _ahead(
+        self, groups: Iterator[list[Decoded]], label: Callable[..., None], device: ThreadPoolExecutor
+    ) -> Iterator[None]:
+        """Label groups in a thread of their own, which has the next one before this one has ended."""
+        begun: Future[None] | None = None
+        for group, following in with_following(groups):
+            before, begun = begun, device.submit(label, group, following)
+            if before is not None:
+                before.result()
+                yield
+        if begun is not None:
+            begun.result()
+            yield
+
+    def _label(
+        self,
+        writing: deque[Future[Entry]],
+        encoders: ThreadPoolExecutor,
+        folder: Workspace,
+        stop: Event | None,
+        group: list[Decoded],
+        following: Sequence[Decoded] = (),
+    ) -> None:
+        """Label images of one size, or one that was not read, and hand them to the encoders; after a stop, do not."""
+        if stop is not None and stop.is_set():
             return
-        size = (group[0].image.shape[0], group[0].image.shape[1])
-        waiting, alone = list(group), 0
-        while waiting:
-            with self._device:
-                way = self._ways.way(size)
-                part = waiting[: 1 if alone else way.batch]
-                started = time.perf_counter()
-                outcome = self._attempt(part, size, way)
-                seconds = (time.perf_counter() - started) / len(part)
-                if outcome is None:
-                    if isinstance(self.decider, TilingDecider):
-                        self.decider.free_memory()  # not before the error, which held on to it, is gone
-                    continue
-            if isinstance(outcome, str) and len(part) > 1:
-                alone = len(part)  # whose fault it was shows when each is alone
-                continue
-            del waiting[: len(part)]
-            alone = max(0, alone - len(part))
-            if isinstance(outcome, str):
-                yield encoders.submit(self._failure, part[0], f"{part[0].item.image}: {outcome}")
-                continue
-            for one, decision in zip(part, outcome, strict=True):
-                yield encoders.submit(self._publish, one, decision, way, seconds, folder)
-
-    def _attempt(self, part: list[Decoded], size: tuple[int, int], way: Way) -> Sequence[Decided] | str | None:
-        """Label images of one size together.
-
-        Returns:
-            What was decided, or why nothing could be; None where memory ran out and a smaller way was taken.
-        """
-        images = [one.image for one in part if one.image is not None]
-        try:
-            if way.tile is not None and isinstance(self.decider, TilingDecider):
-                return self.decider.decide_in_tiles(images, way.tile)
-            return self.decider.decide(images)
-        except (ImageError, RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error) and self._ways.step_down(size, len(part)):
-                return None
-            return str(error) or type(error).__name__
+        if group[0].image is None:
+            writing.extend(encoders.submit(self._failure, one, one.reason) for one in group)
+            return
+        for outcome in self._deciding.decide(group, following):
+            writing.append(encoders.submit(self._publish, outcome, folder))
 
     def _failure(self, one: Decoded, reason: str) -> Entry:
         return Entry(key=one.item.key, status="failed", settings_digest=self.job.settings_digest, reason=reason)
 
-    def _publish(self, one: Decoded, decision: Decided, way: Way, seconds: float, folder: Workspace) -> Entry:
-        job = self.job
+    def _publish(self, outcome: Outcome, folder: Workspace) -> Entry:
+        job, outcome = self.job, self._deciding.arrived(outcome)
+        one, decision, way = outcome.image, outcome.decided, outcome.way
+        if decision is None:
+            return self._failure(one, f"{one.item.image}: {outcome.reason}")
         # what a tile sees is less than the image: such a label may be another one, and says so
         provenance = job.provenance if way.tile is None else {**job.provenance, "tile": way.tile}
         label = remove_small_components(LabelMap(decision.label, len(job.schema)), job.min_component)
@@ -236,7 +182,7 @@ class Labeller:
             image_bytes=one.image_bytes,
             image_modified_ns=one.image_modified_ns,
             image_sha256=one.image_sha256,
-            seconds=seconds,
+            seconds=outcome.seconds,
             reason="" if way == Way(job.batch) else f"for want of memory labelled {way}",
         )
 

@@ -194,7 +194,7 @@ def read_status(workspace: Workspace, now_ns: int | None = None) -> RunStatus:
         ignored=sums.ignored,
         last_label_ns=sums.last_label_ns or None,
         failures=sums.failures,
-        workers=tuple(WorkerView(**worker) for worker in workers),
+        workers=tuple(WorkerView(**worker | {"problems": tuple(worker.get("problems", ()))}) for worker in workers),
     )
 
 

@@ -53,16 +53,17 @@ class StepDown:
 
     first: Callable[[tuple[int, int]], Way]
     next_tile: Callable[[tuple[int, int], int | None], int | None]
+    _first: dict[int, Way] = field(default_factory=dict, repr=False)
+    """By pixels of the image, as `_reached`."""
     _reached: dict[int, Way] = field(default_factory=dict, repr=False)
-    """By pixels of the image."""
 
     def way(self, size: tuple[int, int]) -> Way:
         """How images of a size are labelled now."""
         pixels = size[0] * size[1]
-        if pixels not in self._reached:
-            known = [way for smaller, way in self._reached.items() if smaller <= pixels]
-            self._reached[pixels] = min([self.first(size), *known], key=lambda way: way.need)
-        return self._reached[pixels]
+        if pixels not in self._first:
+            self._first[pixels] = self.first(size)
+        known = [way for smaller, way in self._reached.items() if smaller <= pixels]
+        return min([self._first[pixels], *known], key=lambda way: way.need)
 
     def step_down(self, size: tuple[int, int], together: int) -> bool:
         """Take the next smaller way for a size, for the rest of the run.

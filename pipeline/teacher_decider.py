@@ -1,13 +1,14 @@
 """A teacher at work for a run: it decides with the run's scales and thresholds, in the way that fits in memory."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
 
 from pipeline.cores import plan_here
+from pipeline.decider import Image
 from pipeline.fitting import Work, fit, memory_of, next_tile
-from pipeline.labeller import Image
 from pipeline.machine import room_on
 from pipeline.memory import keep_freed_memory, return_freed_memory, trim_memory
 from pipeline.step_down import Way
@@ -25,7 +26,7 @@ the seconds that measuring a network takes."""
 
 @dataclass(slots=True)
 class TeacherDecider:
-    """A teacher with the scales and thresholds of a run; satisfies `pipeline.labeller.TilingDecider`.
+    """A teacher with the scales and thresholds of a run; satisfies `TilingDecider` and `ForesightedDecider`.
 
     Args:
         teacher: that decides.
@@ -45,6 +46,20 @@ class TeacherDecider:
         if self.teacher.device.type == "cpu":
             # a dask worker's own setting gives every tensor back to the system, which took more than half of its time
             keep_freed_memory()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """As `Teacher.problems`."""
+        return self.teacher.problems
+
+    @property
+    def looks_ahead(self) -> bool:
+        """As `Teacher.looks_ahead`."""
+        return self.teacher.looks_ahead
+
+    def expect(self, images: Sequence[Image]) -> None:
+        """As `Teacher.expect`."""
+        self.teacher.expect(images)
 
     def decide(self, images: Sequence[Image]) -> list[Decision]:
         """Label images of one size as one batch; errors as `Teacher.decide`."""
@@ -78,9 +93,12 @@ class TeacherDecider:
 
     def free_memory(self) -> None:
         """Give back what an attempt that ran out of memory has left."""
-        self.teacher.release_memory()
         if self.teacher.device.type == "cpu":
+            self.teacher.release_memory()
             return_freed_memory()
             trim_memory()
-        else:
+            return
+        # an error of a batch that the device is still at shows here, too; it is told by who waits for that batch
+        with suppress(RuntimeError):
+            self.teacher.release_memory()
             torch.cuda.empty_cache()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
-from pipeline.labeller import Decider
+from pipeline.decider import Decider
 from storage.errors import CheckpointError
 from storage.object_io import file_digest
 from storage.schema import ClassSchema

@@ -16,3 +16,5 @@ class WorkerView:
     """Items of which it has sent entries."""
     rate: float
     """Items a second while it is at work; 0 before the first."""
+    problems: tuple[str, ...] = ()
+    """What was asked of it and it had to give up, as compiling where there is no compiler; labels are the same."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from storage.errors import SettingsError, ShapeError
 from storage.schema import IGNORE, MAX_CLASSES
 from storage.soft_store import DEFAULT_STEPS, NO_CONFIDENCE, Keep, threshold_grid
+from teacher.tables import constant
 
 
 def check_threshold(threshold: float) -> float:
@@ -105,7 +106,7 @@ def apply_thresholds(top: TopClasses, thresholds: Sequence[float]) -> Tensor:
     Raises:
         SettingsError: a threshold is not in [0, 1).
     """
-    least = torch.tensor([check_threshold(t) for t in thresholds], dtype=torch.float32, device=top.classes.device)
+    least = constant(tuple(map(check_threshold, thresholds)), top.classes.device)
     return top.classes.masked_fill(~(top.confidence > of_class(least, top.classes)), IGNORE)
 
 
@@ -135,7 +136,7 @@ def quantise(confidence: Tensor, steps: int) -> Tensor:
     Raises:
         SettingsError: steps is not in 1..255.
     """
-    grid = torch.from_numpy(threshold_grid(steps)).to(confidence)
+    grid = constant(tuple(threshold_grid(steps).tolist()), confidence.device, confidence.dtype)
     above = torch.bucketize(confidence, grid, out_int32=True)  # how many thresholds the confidence is above
     # from none above the modulus of 256 makes the code that says so
     assert NO_CONFIDENCE == (-1) % 256, "the code of no confidence is what one below the first is in 8 bits"

@@ -78,6 +78,7 @@ class Execution:
     def release(self) -> None:
         """Let go of the memory that is kept from image to image: before a smaller batch is tried, say."""
         if self._replays is not None and self._replays.problem is None:
+            torch.cuda.synchronize(self.device)  # nobody says that a graph may go while the device is still at it
             self._replays = self._new_replays()
             torch.cuda.empty_cache()
 

@@ -18,13 +18,14 @@ from storage.errors import ImageError, SettingsError
 from storage.schema import ClassSchema
 from teacher.decision import DecisionRule
 from teacher.execution import Execution
-from teacher.fusion import check_scales, hierarchical_logits, predict_scales
+from teacher.fusion import check_scales, predict_scales
 from teacher.joint_decision import decide_jointly
+from teacher.late_fusion import View, joint_logits
 from teacher.networks.prediction import Network
 from teacher.networks.registry import NetworkSpec
 from teacher.normalisation import normalise
 from teacher.tiling import tiled
-from teacher.transfer import Transfers
+from teacher.transfer import Download, Transfers, UploadsAhead
 from teacher.weights import state_digest
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -60,12 +61,28 @@ def find_device(name: str) -> torch.device:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What is made of one image."""
+    """What is made of one image of a batch; on CUDA it may still have to be computed, and who reads it waits.
 
-    label: Image
-    """(height, width) uint8: a class index, or 255 where the confidence is too low."""
-    soft: Image | None = None
-    """(plane, height, width) uint8: class, confidence code and, with top2, runner-up; None where nothing is kept."""
+    Any thread may read it, and gets RuntimeError where the device has failed in the meantime.
+    """
+
+    labels: Download
+    """Of the whole batch."""
+    kept: Download | None
+    """As `labels`, what is kept beside them."""
+    index: int
+    """Of the image in the batch."""
+
+    @property
+    def label(self) -> Image:
+        """(height, width) uint8: a class index, or 255 where the confidence is too low."""
+        label: Image = self.labels.wait()[self.index]
+        return label
+
+    @property
+    def soft(self) -> Image | None:
+        """(plane, height, width) uint8: class, confidence code and, with top2, runner-up; None: nothing is kept."""
+        return None if self.kept is None else self.kept.wait()[self.index]
 
 
 class Teacher:
@@ -106,12 +123,18 @@ class Teacher:
         self.trained_on = dict(trained_on or {})
         self.digest = _digest(network, spec)
         self._execution = Execution(network.eval(), self.device, _HALVES.get(precision), compiled=compiled)
-        self._transfers = Transfers(self.device)
+        self._transfers = Transfers(self._execution.device)
+        self._ahead = UploadsAhead(self._transfers) if self.looks_ahead else None
 
     @property
     def problems(self) -> tuple[str, ...]:
         """What was asked for and had to be given up, as compiling where there is no compiler; labels are the same."""
         return self._execution.problems
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether it is of use to `expect` images: whether they have a way to go to the device."""
+        return self.device.type == "cuda"
 
     @property
     def weight_bytes(self) -> int:
@@ -137,7 +160,19 @@ class Teacher:
 
     def release_memory(self) -> None:
         """Let go of what the device keeps from image to image: before a smaller batch, or tiles, are tried."""
+        if self._ahead is not None:
+            self._ahead.clear()
         self._execution.release()
+
+    def expect(self, images: Sequence[Image]) -> None:
+        """Begin to send images to the device, which meanwhile may be at work on others; any thread may.
+
+        Args:
+            images: those that `decide` or `label` will be given as one batch, the very arrays. What is wrong with them
+                is told there.
+        """
+        if self._ahead is not None:
+            self._ahead.expect(images)
 
     def logits(self, image: Image, scales: Sequence[float], *, flip: bool = False) -> Tensor:
         """Predict one image: the fused prediction of all scales.
@@ -155,12 +190,8 @@ class Teacher:
             ImageError: not such an image, or too small for the lowest scale.
         """
         with torch.inference_mode():
-            batch = self._batch([image])
-            joint = hierarchical_logits(self._execution, batch, scales)
-            if flip:
-                mirrored = hierarchical_logits(self._execution, batch.flip(-1), scales)
-                joint = (joint + mirrored.flip(-1)) / 2
-            return joint[0]
+            views = self._predict([image], scales, flip=flip)
+            return joint_logits(views, (image.shape[0], image.shape[1]))[0]
 
     def label(
         self, images: Sequence[Image], scales: Sequence[float], threshold: float, *, flip: bool = False
@@ -194,7 +225,9 @@ class Teacher:
     ) -> list[Decision]:
         """Label images of one size as one batch, and say what is to be kept. Only that leaves the device.
 
-        At most 4 bytes a pixel come to the host: the label, and with it class, confidence code and runner-up.
+        At most 4 bytes a pixel come to the host: the label, and with it class, confidence code and runner-up. On CUDA
+        they are on their way when this returns, and other images may be decided meanwhile: reading a decision waits for
+        it.
 
         Args:
             images: RGB, each (height, width, 3), uint8, all of one size.
@@ -213,20 +246,23 @@ class Teacher:
             raise SettingsError(f"got {len(rule.thresholds)} thresholds, expected one, or {len(self.schema)}")
         if not images:
             return []
-        network = self.network(tile)
         with torch.inference_mode():
-            batch = self._batch(images)
-            views = [predict_scales(network, batch, scales)]
-            if flip:
-                mirrored = predict_scales(network, batch.flip(-1), scales)
-                views.append(tuple(prediction.mirrored() for prediction in mirrored))
-            size = (batch.shape[-2], batch.shape[-1])
-            del batch  # three floats a pixel that nobody needs any more
-            made = decide_jointly(views, size, rule)
+            views = self._predict(images, scales, flip=flip, tile=tile)
+            made = decide_jointly(views, (images[0].shape[0], images[0].shape[1]), rule)
             labels = self._transfers.download(made.labels)
-            soft = None if made.soft is None else self._transfers.download(made.soft)
-            kept = [None] * len(images) if soft is None else soft.wait()
-            return [Decision(label, planes) for label, planes in zip(labels.wait(), kept, strict=True)]
+            kept = None if made.soft is None else self._transfers.download(made.soft)
+            return [Decision(labels, kept, index) for index in range(len(images))]
+
+    def _predict(
+        self, images: Sequence[Image], scales: Sequence[float], *, flip: bool, tile: int | None = None
+    ) -> list[View]:
+        network = self.network(tile)
+        batch = self._batch(images)
+        views: list[View] = [predict_scales(network, batch, scales)]
+        if flip:
+            mirrored = predict_scales(network, batch.flip(-1), scales)
+            views.append(tuple(prediction.mirrored() for prediction in mirrored))
+        return views
 
     def _batch(self, images: Sequence[Image]) -> Tensor:
         for image in images:
@@ -238,7 +274,8 @@ class Teacher:
                 raise ImageError(
                     f"images of a batch differ in size: {images[0].shape} and {image.shape}; label them apart"
                 )
-        return normalise(self._transfers.upload(images).take(), self.spec.mean, self.spec.std)
+        upload = (self._transfers if self._ahead is None else self._ahead).upload(images)
+        return normalise(upload.take(), self.spec.mean, self.spec.std)
 
 
 def _digest(network: nn.Module, spec: NetworkSpec) -> str:

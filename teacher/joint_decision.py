@@ -3,12 +3,12 @@
 Most pixels are certain before they are fused (`teacher.early_out`). What is left is fused densely, in batches of
 blocks, in float32; and pixels so near to their threshold that float32 may put them on the wrong side are fused again in
 float64. So a label is what exact arithmetic gives. Where confidence is kept, every pixel is needed: then the image is
-fused in stripes, and decided in float32 throughout, as `teacher.decision` does.
+fused in stripes, in float32, and pixels of which float32 may have label, code or runner-up wrong again in float64.
 
 **What crosses to the host** is up to the caller, who gets 1 byte a pixel, and 2 or 3 more where confidence is kept.
 Here only the range of values does (8 bytes a map), the numbers of blocks left and of pixels that go to float64, and the
 places of these (16 bytes each; some hundreds in two million pixels). The host waits for the device five times an
-image, and in stripes not at all.
+image; in stripes once, and at most twice for each stripe when all of them are on their way.
 
 **Memory** on the device, beside the predictions: what is returned and two label maps more, 12 bytes for each node, 40
 for each block left (of 4x4 pixels), and `WORKING_BYTES` to work in.
@@ -30,6 +30,7 @@ from teacher.decision import DecisionRule, TopClasses, apply_thresholds, check_t
 from teacher.early_out import block_pixels, certain_blocks, largest_logit, rounding
 from teacher.late_fusion import View, check_views, fuse_views, image_of, stripe_height, without_detour
 from teacher.resampling import Blocks, Runs, Stripe
+from teacher.tables import constant
 
 BLOCK = 4
 """Pixels a side. At a network's usual stride, 4, the pixels of a block lie between the same four nodes of scale 1."""
@@ -104,11 +105,13 @@ def decide_stripes(
         top = find_top(joint, runner_up=top2)
         stripes.append(_decided(top, rule))
         if largest is not None:
-            rows, columns = _kept_in_doubt(joint, top, rule, rounding(largest))[0].nonzero(as_tuple=True)
-            doubts.append(torch.stack([rows + start, columns]))
+            doubts.append(_kept_in_doubt(joint, top, rule, rounding(largest))[0])
     made = torch.cat(stripes, dim=1)
-    for y, x in (some for each in doubts for some in torch.split(each, _POINTS, dim=1) if some.numel()):
-        made[:, y, x] = _decided(_exact_top(views, size, y, x, runner_up=top2), rule)[:, 0]
+    for start, doubt in zip(range(0, size[0], height), doubts, strict=False):
+        rows, columns = doubt.nonzero(as_tuple=True)  # not before all stripes are on their way: here the host waits
+        for y, x in torch.split(torch.stack([rows + start, columns]), _POINTS, dim=1):
+            if len(y):
+                made[:, y, x] = _decided(_exact_top(views, size, y, x, runner_up=top2), rule)[:, 0]
     label, planes = made[0], made[1:]
     return [label] if rule.keep == "none" else [label, planes]
 
@@ -124,7 +127,7 @@ def _decided(top: TopClasses, rule: DecisionRule) -> Tensor:
 
 def _kept_in_doubt(logits: Tensor, top: TopClasses, rule: DecisionRule, error: float) -> Tensor:
     """Where float32 may have put label, class, code or runner-up on the wrong side, (batch, height, width) bool."""
-    least = torch.tensor(rule.thresholds, dtype=torch.float32, device=logits.device)
+    least = constant(rule.thresholds, logits.device)
     doubt = _in_doubt(logits, top, least, error, ties=True)
     if rule.keep == "none":
         return doubt
@@ -158,7 +161,7 @@ def decide_blocks(
         The label (height, width) uint8.
     """
     device = views[0][0].logits.device
-    least = torch.tensor(thresholds, dtype=torch.float32, device=device)
+    least = constant(tuple(thresholds), device)
     grid = _block_grid(size, device)
     error = rounding(largest)
     certain = certain_blocks(views, grid, least, error, memory)

@@ -132,22 +132,21 @@ def check_views(views: Sequence[View], size: tuple[int, int]) -> None:
                 )
 
 
-def joint_stripe(views: Sequence[View], size: tuple[int, int], rows: tuple[int, int]) -> Tensor:
-    """Joint logits of some rows of the images, up to rounding those of `hierarchical_logits`.
+def joint_logits(views: Sequence[View], size: tuple[int, int]) -> Tensor:
+    """Joint logits of whole images, up to rounding those of `hierarchical_logits`.
 
     Args:
         views: the predictions; with flip also those of the mirrored images, mirrored back.
         size: (height, width) of the images.
-        rows: first row, and the row after the last.
 
     Returns:
-        (batch, class, rows, width) float32, the mean over the views.
+        (batch, class, height, width) float32, the mean over the views.
 
     Raises:
         ShapeError: the predictions do not belong together.
     """
     check_views(views, size)
-    part = Stripe(size, *rows)
+    part = Stripe(size, 0, size[0])
     direct = [without_detour(view, size) for view in views]
     return torch.stack([fuse_views([image_of(v, i) for v in direct], part) for i in range(len(views[0][0].logits))])
 

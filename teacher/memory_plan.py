@@ -100,11 +100,11 @@ def measure_forward(network: Network, device: torch.device) -> ForwardMemory:
 class LabelMemory:
     """What a teacher takes at labelling, on its device.
 
-    On CUDA that is what `torch.cuda.max_memory_allocated` tells, weights included; the context of CUDA, some hundred
-    megabytes, and what the caching allocator holds unused come on top. On the CPU it is the growth of the process's
-    resident memory over that of a process that has labelled one small image, weights not included, where freed blocks
-    go back to the system at once; glibc by default keeps 10 to 80 % more. Images that are read ahead, and labels that
-    are being written, are not in it.
+    On CUDA that is what `torch.cuda.max_memory_allocated` tells, weights included, with a graph for each scale; the
+    context of CUDA, some hundred megabytes, and what the caching allocator holds unused come on top. On the CPU it is
+    the growth of the process's resident memory over that of a process that has labelled one small image, weights not
+    included, where freed blocks go back to the system at once; glibc by default keeps 10 to 80 % more. Images that are
+    read ahead (on CUDA but for the next batch), and labels that are being written, are not in it.
     """
 
     weights: int
@@ -162,8 +162,9 @@ class LabelMemory:
         ordered = check_scales(scales)
         pixels = batch * size[0] * size[1]
         floats = 3 * 4  # bytes a pixel of normalised images
-        images = pixels * (floats + 3 * self.on_host)  # and, on the CPU, as they were read
-        maps = highest = 0
+        # as they were read, in bytes, they are there, too; and on CUDA those that come next
+        images = pixels * (floats + 3 * (1 if self.on_host else 2))
+        maps = highest = recorded = 0
         for mirrored in (False, True)[: 1 + flip]:
             for scale in ordered:
                 height, width = size_at_scale(size, scale)
@@ -176,8 +177,11 @@ class LabelMemory:
                     scaled, joined = batch * _largest_tile((height, width), tile), own
                 highest = max(highest, maps + inputs + joined + self.forward.peak(scaled))
                 maps += own
-        fusion = maps + self.working + pixels * (2 + 2 * _SOFT_PLANES[keep])
-        return images + max(highest, fusion) + (_LIBRARIES if self.on_host else self.weights)
+                # a CUDA graph, which serves the mirrored images too, keeps what it reads and what it gives
+                recorded += (floats * scaled + own) * (not mirrored)
+        planes = _SOFT_PLANES[keep]
+        fusion = maps + self.working + pixels * (2 + 2 * planes + (planes > 0))  # where kept, also what is in doubt
+        return images + max(highest, fusion) + (_LIBRARIES if self.on_host else self.weights + recorded)
 
 
 def _largest_tile(size: tuple[int, int], tile: int) -> int:

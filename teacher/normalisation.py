@@ -19,6 +19,6 @@ def normalise(images: Tensor, mean: tuple[float, float, float], std: tuple[float
         (batch, 3, height, width), float32, on the images' device.
     """
     channels_first = images.permute(0, 3, 1, 2).to(torch.float32).div_(255)
-    shift = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
-    spread = torch.tensor(std, device=images.device).view(1, 3, 1, 1)
+    # not waited for; and not kept for the next call, which may be one without content, by which training's cost is told
+    shift, spread = (torch.tensor(each).to(images.device, non_blocking=True).view(1, 3, 1, 1) for each in (mean, std))
     return channels_first.sub_(shift).div_(spread)

@@ -55,9 +55,10 @@ class Replays:
         if self.problem is not None:
             return self._run(images, attend)
         if key not in self._met:
-            self._met[key] = None
+            prediction = self._run(images, attend)
+            self._met[key] = None  # not before it has worked: what cannot be run need not be recorded
             _keep(self._met, _REMEMBERED)
-            return self._run(images, attend)
+            return prediction
         try:
             replay = self._record(images, attend)
         except RuntimeError as error:
@@ -106,6 +107,8 @@ class CudaRecorder:
         Raises:
             RuntimeError: something in the network cannot be recorded, or there is no memory for it.
         """
+        # as recording does itself, but too late for an error before it, for which all graphs go: none may be running
+        torch.cuda.synchronize(self._device)
         current = torch.cuda.current_stream(self._device)
         held = images.clone()  # of the same layout
         # torch leaves its recording stream the current one when a recording fails: the outer context puts that right

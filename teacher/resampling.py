@@ -14,6 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from teacher.tables import table
+
 Positions = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
@@ -84,7 +86,7 @@ def _taps(length: int, target_length: int, device: torch.device) -> tuple[Tensor
     below = np.minimum(at.astype(np.int64), length - 1)
     above = np.minimum(below + 1, length - 1)
     part = (at - below.astype(np.float32)).clip(0, 1)
-    return tuple(torch.from_numpy(array).to(device) for array in (below, above, part))  # type: ignore[return-value]
+    return table(below, device), table(above, device), table(part, device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,7 @@ class Runs:
         self._device, self.dtype = device, dtype
         self._sources: dict[int, tuple[Runs, Tensor]] = {}
         pixels = np.clip(starts + np.arange(count)[:, None], 0, length - 1)
-        self.pixels = torch.from_numpy(pixels).to(device)
+        self.pixels = table(pixels, device)
         """(count, run) int64, within the axis."""
 
     def on(self, length: int) -> tuple["Runs", Tensor]:
@@ -159,7 +161,7 @@ class Runs:
             offsets = at - starts - np.arange(count)[:, None, None]
             weights = np.maximum(1 - np.abs(offsets), 0)  # bilinear: of a neighbour, what the distance leaves of 1
             source = Runs(length, starts, count, self._device, self.dtype)
-            self._sources[length] = (source, torch.from_numpy(weights).to(self._device, self.dtype))
+            self._sources[length] = (source, table(weights, self._device, self.dtype))
         return self._sources[length]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from storage.errors import SettingsError, ShapeError
 from teacher.networks.prediction import Network, ScalePrediction
+from teacher.tables import table
 
 ALIGN = 32
 """Total stride of the networks of the registry: a tile that starts at a multiple of it is sampled where the whole image
@@ -192,8 +193,8 @@ def _add(whole: Tensor, maps: Tensor, tile: Tile, stride: int) -> None:
     """Add what is taken of a tile's prediction to the whole."""
     rows, columns = tile.rows, tile.columns
     taken = maps[..., rows.crop(stride), columns.crop(stride)]
-    row_weights = torch.from_numpy(rows.weights[: taken.shape[-2], None]).to(maps.device)
-    column_weights = torch.from_numpy(columns.weights[: taken.shape[-1]]).to(maps.device)
+    row_weights = table(rows.weights[: taken.shape[-2], None], maps.device)
+    column_weights = table(columns.weights[: taken.shape[-1]], maps.device)
     place = whole.narrow(-2, rows.first, taken.shape[-2]).narrow(-1, columns.first, taken.shape[-1])
     place.addcmul_(taken.float(), row_weights * column_weights)
 

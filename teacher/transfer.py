@@ -4,8 +4,11 @@ On the CPU there is nothing to copy, and these are plain functions. On CUDA a co
 is done by an engine of its own, and nothing waits for it but who needs its result.
 """
 
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +51,12 @@ class Download:
     """Passed once they are there; None: they are."""
 
     def wait(self) -> npt.NDArray[np.uint8]:
-        """Wait until they are there; any thread may, and it sleeps meanwhile."""
+        """Wait until they are there; any thread may, and it sleeps meanwhile.
+
+        Raises:
+            RuntimeError: the device failed at something that it was given before. It says so only now, and to whoever
+                asks next as well: after such an error CUDA does nothing more in this process.
+        """
         if self.arrived is not None:
             self.arrived.synchronize()
         values: npt.NDArray[np.uint8] = self.values.numpy()
@@ -106,3 +114,50 @@ class Transfers:
         arrived = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call] # torch has no types here
         arrived.record(torch.cuda.current_stream(values.device))
         return Download(pinned, arrived)
+
+
+class UploadsAhead:
+    """Uploads that are begun before they are asked for, by a thread of their own: filling pinned memory takes time too.
+
+    At most two batches are on the device: the one that is asked for next and the one after it. What is told beyond
+    that, by threads that share the device, pushes out the oldest, which is sent again when it is asked for.
+
+    Args:
+        transfers: to a CUDA device; on the CPU this would only keep copies.
+    """
+
+    def __init__(self, transfers: Transfers) -> None:
+        self._transfers = transfers
+        self._thread = ThreadPoolExecutor(1, "upload")
+        self._lock = Lock()
+        self._coming: deque[tuple[tuple[Image, ...], Future[Upload]]] = deque(maxlen=2)
+
+    def expect(self, images: Sequence[Image]) -> None:
+        """Begin to send images that will be asked for as one batch, unless that has begun; any thread may."""
+        with self._lock:
+            if not any(_same(images, others) for others, _ in self._coming):
+                self._coming.append((tuple(images), self._thread.submit(self._transfers.upload, images)))
+
+    def upload(self, images: Sequence[Image]) -> Upload:
+        """As `Transfers.upload`, of what is on its way already where these very images were expected.
+
+        Raises:
+            RuntimeError, MemoryError: they could not be sent.
+        """
+        begun: Future[Upload] | None = None
+        with self._lock:
+            for place, (others, upload) in enumerate(self._coming):
+                if _same(images, others):
+                    begun = upload
+                    del self._coming[place]
+                    break
+        return self._transfers.upload(images) if begun is None else begun.result()
+
+    def clear(self) -> None:
+        """Let go of what was sent and not asked for yet."""
+        with self._lock:
+            self._coming.clear()
+
+
+def _same(images: Sequence[Image], others: Sequence[Image]) -> bool:
+    return len(images) == len(others) and all(one is other for one, other in zip(images, others, strict=True))

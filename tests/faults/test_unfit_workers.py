@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import dask_workers
+from cli.status_view import block
+from pipeline import dask_workers, labelling
 from pipeline.labelling import LabelRun
+from pipeline.status import read_status
 from storage.errors import SettingsError, WorkerError
 
 
@@ -155,3 +157,21 @@ def test_certificates_are_asked_for_and_used(
     with LabelRun(night.settings(scheduler=cluster.address, **own)) as run:
         assert len(list(run)) == night.images
     night.check(run)
+
+
+@pytest.mark.slow
+def test_what_a_worker_had_to_give_up_is_told(
+    cluster: Any, night: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that has no compiler labels all the same, and the run and its ledger, where `status` looks, say so."""
+    nowhere = str(tmp_path / "no-compiler")
+    cluster.start_scheduler()
+    cluster.start_worker(CXX=nowhere, CC=nowhere, TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
+    monkeypatch.setattr(labelling, "_SHOW_SECONDS", 0.0)
+    with LabelRun(night.settings(scheduler=cluster.address, compiled=True)) as run:
+        assert {entry.status for entry in run} == {"done"}
+        (problem,) = run.workers.view()[0].problems
+        status = read_status(run.workspace)
+    assert problem.startswith("the network is run without being compiled: ")
+    assert status.workers[0].problems == (problem,)
+    assert any(line.endswith(f": {problem}") for line in block(status))

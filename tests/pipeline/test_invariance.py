@@ -16,6 +16,7 @@ from storage.image_reader import read_image
 from storage.label_png import read_label_values
 from storage.ledger import Ledger
 from teacher import Teacher, load_teacher
+from teacher.transfer import UploadsAhead
 
 NEAR = 1e-3
 """How near to its threshold, or to the second class, a pixel is that rounding may decide."""
@@ -118,3 +119,23 @@ def test_what_does_not_fit_is_labelled_in_tiles_and_says_so(
         assert {entry.key for entry in ledger if entry.reason} == {"large"}
     labels = [read_label_values(path) for path in (tmp_path / "run/labels").rglob("*.png")]
     assert {label.shape for label in labels} == {(500, 700), (60, 80)}
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_labels_do_not_depend_on_images_that_are_sent_ahead(
+    label: Callable[..., Labels], batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where each batch is sent while the one before it is decided, as on CUDA, labels are the same to the bit."""
+    usual = label(batch=batch)
+    sent: list[int] = []
+    real = UploadsAhead.expect
+
+    def expect(self: UploadsAhead, images: list[npt.NDArray[np.uint8]]) -> None:
+        sent.append(len(images))
+        real(self, images)
+
+    monkeypatch.setattr(UploadsAhead, "expect", expect)
+    monkeypatch.setattr(Teacher, "looks_ahead", property(lambda _: True))
+    ahead = label(batch=batch)
+    assert sum(sent) == len(usual) - 1, "all but the first: neighbours differ in size"
+    assert all(np.array_equal(ahead[key], values) for key, values in usual.items())

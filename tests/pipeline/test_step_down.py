@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
-from pipeline.labeller import LabelJob, Labeller, TilingDecider
+from pipeline.decider import ForesightedDecider, TilingDecider
+from pipeline.labeller import LabelJob, Labeller
 from pipeline.labelling import LabelRun
 from pipeline.settings import LabelSettings
 from pipeline.step_down import StepDown, Way, is_out_of_memory
@@ -22,14 +23,37 @@ from storage.ledger import Entry, Ledger
 from storage.schema import ClassSchema
 from storage.workspace import Workspace
 from teacher import Teacher
-from teacher.inference import Decision
 
 Image = npt.NDArray[np.uint8]
 
 
-def brightness(images: Sequence[Image]) -> list[Decision]:
+@dataclass
+class Made:
+    """A label that is there."""
+
+    label: Image
+    soft: Image | None = None
+
+
+@dataclass
+class Late:
+    """A label that comes later, or the error that comes in its stead."""
+
+    image: Image
+    error: Exception | None = None
+    soft: Image | None = None
+
+    @property
+    def label(self) -> Image:
+        """Wait for it."""
+        if self.error is not None:
+            raise self.error
+        return brightness([self.image])[0].label
+
+
+def brightness(images: Sequence[Image]) -> list[Made]:
     """A label that is known beforehand: two classes, by the red channel."""
-    return [Decision((image[..., 0] > 127).astype(np.uint8)) for image in images]
+    return [Made((image[..., 0] > 127).astype(np.uint8)) for image in images]
 
 
 @dataclass
@@ -39,8 +63,9 @@ class SmallDevice:
     room: int
     attempts: list[tuple[int, int, int]] = field(default_factory=list)
     """Images, height and width of each attempt."""
+    problems: tuple[str, ...] = ()
 
-    def decide(self, images: Sequence[Image]) -> list[Decision]:
+    def decide(self, images: Sequence[Image]) -> Sequence[Made | Late]:
         """Label, where there is room for all images together."""
         self.attempts.append((len(images), *images[0].shape[:2]))
         if sum(image[..., 0].size for image in images) > self.room:
@@ -64,7 +89,7 @@ class SmallTilingDevice(SmallDevice):
         """32, then 16."""
         return next((side for side in (32, 16) if tile is None or side < tile), None)
 
-    def decide_in_tiles(self, images: Sequence[Image], tile: int) -> list[Decision]:
+    def decide_in_tiles(self, images: Sequence[Image], tile: int) -> Sequence[Made | Late]:
         """Label, where there is room for a tile of each image."""
         self.tiles.append(tile)
         if len(images) * tile**2 > self.room:
@@ -152,7 +177,7 @@ def test_another_error_costs_its_image_alone_and_no_smaller_way(label: Callable[
     """An error that is not about memory is narrowed down to its image; the next batch is as large as before."""
 
     class Fragile(SmallDevice):
-        def decide(self, images: Sequence[Image]) -> list[Decision]:
+        def decide(self, images: Sequence[Image]) -> Sequence[Made | Late]:
             decided = super().decide(images)
             if any(image[0, 0, 0] == self.poison for image in images):
                 raise RuntimeError("the driver has gone")
@@ -166,6 +191,112 @@ def test_another_error_costs_its_image_alone_and_no_smaller_way(label: Callable[
     assert [entry.key for entry in entries if entry.status == "failed"] == ["1"]
     assert [images for images, *_ in device.attempts] == [4, 1, 1, 1, 1, 2, 2]
     assert not any(entry.reason for entry in entries if entry.status == "done")
+
+
+@dataclass
+class LateDevice(SmallTilingDevice):
+    """One that, like CUDA, is given work without being waited for, and tells only later that it has failed."""
+
+    poison: int = -1
+    """Value of the first pixel of an image that it cannot do."""
+
+    def _later(self, images: Sequence[Image], needed: int) -> list[Late]:
+        error: Exception | None = None
+        if needed > self.room:
+            error = torch.OutOfMemoryError("CUDA error: out of memory")
+        elif any(image[0, 0, 0] == self.poison for image in images):
+            error = RuntimeError("CUDA error: an illegal memory access was encountered")
+        return [Late(image, error) for image in images]
+
+    def decide(self, images: Sequence[Image]) -> Sequence[Made | Late]:
+        """Label, some time."""
+        self.attempts.append((len(images), *images[0].shape[:2]))
+        return self._later(images, sum(image[..., 0].size for image in images))
+
+    def decide_in_tiles(self, images: Sequence[Image], tile: int) -> Sequence[Made | Late]:
+        """Label, some time."""
+        self.tiles.append(tile)
+        return self._later(images, len(images) * tile**2)
+
+
+def test_memory_that_runs_out_later_costs_no_image(label: Callable[..., list[Entry]]) -> None:
+    """Where only a label shows that a batch did not fit, one step is taken, and its images are labelled and say so."""
+    device = LateDevice(room=2 * 40 * 50)
+    entries = label(device)
+    assert [entry.status for entry in entries] == ["done"] * 8
+    # how much of the next batch is given to the device before that shows depends on threads
+    assert [images for images, height, _ in device.attempts if height == 40].count(4) == 1
+    assert {entry.reason for entry in entries[:4]} == {"for want of memory labelled 2 images at a time"}
+    assert not device.tiles
+
+
+def test_tiles_are_taken_when_memory_runs_out_later(label: Callable[..., list[Entry]]) -> None:
+    """An image that turns out not to fit is labelled in tiles, as small as they must be."""
+    device = LateDevice(room=16 * 16 + 20 * 30)
+    entries = label(device, batch=1)
+    assert [entry.status for entry in entries] == ["done"] * 8
+    assert {entry.reason for entry in entries[:6]} == {
+        "for want of memory labelled one image at a time, in tiles of 16 pixels"
+    }
+    assert [entry.reason for entry in entries[6:]] == [""] * 2
+
+
+def test_an_error_that_shows_later_costs_its_image_alone(label: Callable[..., list[Entry]]) -> None:
+    """A batch of which the device says later that it has failed is labelled again, image by image."""
+    device = LateDevice(room=10**6)
+    device.poison = int(np.random.default_rng(1).integers(0, 256, (40, 50, 3), np.uint8)[0, 0, 0])
+    entries = label(device)
+    failed = [entry for entry in entries if entry.status == "failed"]
+    assert [entry.key for entry in failed] == ["1"]
+    assert "1.png: CUDA error: an illegal memory access" in failed[0].reason
+    assert not any(entry.reason for entry in entries if entry.status == "done")
+
+
+@dataclass
+class ForesightedDevice(SmallTilingDevice):
+    """One that is told what comes next."""
+
+    looks_ahead: bool = True
+    events: list[tuple[str, list[int]]] = field(default_factory=list)
+    """What it was told and given: the identities of the images."""
+    held: dict[int, Image] = field(default_factory=dict)
+    """The images by their identities, so that no two have the same."""
+
+    def _note(self, event: str, images: Sequence[Image]) -> None:
+        self.held |= {id(image): image for image in images}
+        self.events.append((event, [id(image) for image in images]))
+
+    def expect(self, images: Sequence[Image]) -> None:
+        """Remember it."""
+        self._note("expect", images)
+
+    def decide(self, images: Sequence[Image]) -> Sequence[Made | Late]:
+        """Remember it, and label."""
+        self._note("decide", images)
+        return super().decide(images)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4, 8])
+@pytest.mark.parametrize("room", [10**6, 40 * 50])
+def test_the_device_is_told_what_comes_next(label: Callable[..., list[Entry]], batch: int, room: int) -> None:
+    """Right before each batch a decider that looks ahead is told the next one, and gets it, unless memory runs out."""
+    device = ForesightedDevice(room=room)
+    assert isinstance(device, ForesightedDecider)
+    assert [entry.status for entry in label(device, batch)] == ["done"] * 8
+    for place, (event, told) in enumerate(device.events):
+        if event == "expect":
+            (now, given), *later = device.events[place + 1 :]
+            assert now == "decide"
+            if sum(device.held[one][..., 0].size for one in given) <= room:  # else these are tried again before
+                assert next(images for kind, images in later if kind == "decide") == told
+    assert [event for event, _ in device.events].count("expect") == len(device.attempts) - 1
+
+
+def test_a_device_that_does_not_look_ahead_is_not_told(label: Callable[..., list[Entry]]) -> None:
+    """Where foresight is of no use, as on the CPU, images are not kept for it."""
+    device = ForesightedDevice(room=10**6, looks_ahead=False)
+    label(device, 2)
+    assert {event for event, _ in device.events} == {"decide"}
 
 
 def test_the_ledger_says_how_each_image_was_labelled(

@@ -26,11 +26,11 @@ from teacher.fusion import (
     size_at_scale,
 )
 from teacher.joint_decision import decide_jointly
-from teacher.late_fusion import View, image_of, joint_stripe, without_detour
+from teacher.late_fusion import View, fuse_views, image_of, joint_logits, without_detour
 from teacher.networks.layers import resize
 from teacher.networks.prediction import ScalePrediction
 from teacher.networks.registry import NetworkSpec
-from teacher.resampling import is_one_step
+from teacher.resampling import Stripe, is_one_step
 
 SCALES = (
     (1.0,),
@@ -113,9 +113,10 @@ def test_stripes_are_rows_of_the_whole(scales: tuple[float, ...], size: tuple[in
     whole = plain_logits(view, size, scales)
     tolerance = 1e-5 * float(whole.abs().max())
     for start, stop in ((0, 1), (0, size[0]), (7, 12), (size[0] - 3, size[0])):
-        stripe = joint_stripe([view], size, (start, stop))
-        assert stripe.shape == (2, 4, stop - start, size[1])
-        assert (stripe - whole[:, :, start:stop]).abs().max() <= tolerance
+        for index in range(2):
+            stripe = fuse_views([image_of(without_detour(view, size), index)], Stripe(size, start, stop))
+            assert stripe.shape == (4, stop - start, size[1])
+            assert (stripe - whole[index, :, start:stop]).abs().max() <= tolerance
 
 
 def test_predicted_scales_are_fused_as_ever(
@@ -125,7 +126,7 @@ def test_predicted_scales_are_fused_as_ever(
     network = fill_network(narrow_spec)
     with torch.inference_mode():
         view = predict_scales(network, images, [0.5, 2, 1])
-        late = joint_stripe([view], (45, 61), (0, 45))
+        late = joint_logits([view], (45, 61))
         whole = hierarchical_logits(network, images, [0.5, 1, 2])
     assert [(p.size, tuple(p.logits.shape[2:]), p.attention is None) for p in view] == [
         ((90, 122), (23, 31), True),
@@ -246,7 +247,7 @@ def test_flip_is_one_more_view(scales: tuple[float, ...]) -> None:
     view, mirror = make_view(1, size, scales), make_view(2, size, scales)
     views = [view, [prediction.mirrored() for prediction in mirror]]
     mean = (plain_logits(view, size, scales) + plain_logits(mirror, size, scales).flip(-1)) / 2
-    assert (joint_stripe(views, size, (0, 45)) - mean).abs().max() <= 1e-5 * mean.abs().max()
+    assert (joint_logits(views, size) - mean).abs().max() <= 1e-5 * mean.abs().max()
     exact = (exact_logits(view, size) + exact_logits(mirror, size).flip(-1)) / 2
     assert_exact(decide_jointly(views, size, DecisionRule((0.5,))).labels, exact, (0.5,))
 
@@ -279,7 +280,7 @@ def test_what_is_kept_is_of_every_pixel(monkeypatch: pytest.MonkeyPatch, keep: A
     view = make_view(5, size, (0.5, 1.0, 2.0))
     rule = DecisionRule((0.4, 0.5, 0.6, 0.7), keep, 100)
     decided = decide_jointly([view], size, rule)
-    top = find_top(joint_stripe([view], size, (0, 45)), runner_up=keep == "top2")
+    top = find_top(joint_logits([view], size), runner_up=keep == "top2")
     planes = [top.classes, quantise(top.confidence, 100), *([] if top.runner_up is None else [top.runner_up])]
     assert decided.soft is not None
     assert torch.equal(decided.soft, torch.stack(planes, dim=1))
