@@ -10,6 +10,7 @@ from storage.errors import (
     BudgetError,
     DiskFullError,
     ForeignSettingsError,
+    GateError,
     LeakError,
     MissingFileError,
     SchemaError,
@@ -18,10 +19,10 @@ from storage.errors import (
 
 _USAGE_ERRORS = (SettingsError, MissingFileError, SchemaError, ForeignSettingsError, LeakError)
 
-_STARTS_AGAIN = ("estimate", "budget", "status", "verify", "evaluate", "inspect", "doctor")
+_STARTS_AGAIN = ("estimate", "budget", "status", "verify", "evaluate", "audit", "inspect", "doctor")
 """Commands that keep nothing of what they have done when they are stopped."""
 
-_NO_ROOM = (BudgetError, DiskFullError)
+_NOT_MET = (BudgetError, DiskFullError, GateError)
 
 
 class Commands(click.Group):
@@ -50,7 +51,7 @@ class Commands(click.Group):
 
 
 def _exit_code(error: AutocoarseError) -> ExitCode:
-    if isinstance(error, _NO_ROOM):
+    if isinstance(error, _NOT_MET):
         return ExitCode.BUDGET_OR_GATE
     return ExitCode.USAGE if isinstance(error, _USAGE_ERRORS) else ExitCode.FAILED
 
@@ -65,12 +66,13 @@ def _end(ctx: click.Context, message: str, code: ExitCode) -> NoReturn:
 def main() -> None:
     """Turn images into segmentation labels you can trust and afford, and train a better student with them.
 
-    Exit codes: 0 done, 1 failed, 2 usage, 3 finished but some items failed, 4 a budget is not met or
-    the disk is full, 130 interrupted.
+    Exit codes: 0 done, 1 failed, 2 usage, 3 finished but some items failed, 4 a budget or a gate is not
+    met or the disk is full, 130 interrupted.
     """
 
 
 def _register() -> None:
+    from cli.audit import audit
     from cli.budget import budget
     from cli.compare import compare
     from cli.demo import demo
@@ -100,6 +102,7 @@ def _register() -> None:
         merge,
         train,
         evaluate,
+        audit,
         compare,
         rounds,
         run,

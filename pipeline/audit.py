@@ -17,11 +17,11 @@ from pipeline.intervals import RatioSums
 from pipeline.paired_labels import pair_labels
 from pipeline.quality import ClassQuality
 from pipeline.scores import Counts, count_pixels
-from storage.errors import LabelError, SettingsError
+from storage.errors import LabelError
 from storage.label_map import LabelMap
 from storage.layouts import Layout
 from storage.ledger import Ledger
-from storage.schema import IGNORE, ClassSchema, Ids, load_schema
+from storage.schema import IGNORE, ClassSchema, Ids
 from storage.workspace import Workspace
 
 FLOOR_IMAGES = 10
@@ -70,7 +70,7 @@ class _Judged:
 def audit_labels(
     labels: Path,
     coarse: Path,
-    schema: ClassSchema | None = None,
+    schema: ClassSchema,
     layout: Layout = "folder",
     ids: Ids | None = None,
 ) -> Iterator[AuditProgress]:
@@ -79,7 +79,7 @@ def audit_labels(
     Args:
         labels: a RUN, or a label folder.
         coarse: label folder of what humans drew.
-        schema: the classes that both are read as; None: the RUN's own.
+        schema: the classes that both are read as.
         layout: how the folders lie on disk.
         ids: what their values are; a RUN says itself what its own labels are.
 
@@ -88,19 +88,12 @@ def audit_labels(
 
     Raises:
         MissingFileError: there is no such folder.
-        SettingsError: the classes are not given, and the labels are no RUN's.
         SchemaError: the RUN has other classes.
         LayoutError: a folder holds no labels, or they have no image in common.
         LabelError: a label cannot be read, holds an illegal value, or differs in size from the other; or humans have
             drawn nothing in any of the images.
         WorkspaceError: the RUN's ledger cannot be read.
     """
-    run = Workspace.holding(labels)
-    if schema is None:
-        if run is None:
-            raise SettingsError(f"{labels} is no RUN that says its classes itself; give --classes")
-        schema = load_schema(str(run.classes))
-    thresholds = {} if run is None else _thresholds_of(run, schema)
     pairs = pair_labels(labels, coarse, schema, layout, ids)
     counts = np.zeros((len(schema), len(schema) + 1), np.int64)
     given, drawn, unknown = _nothing(len(schema)), _nothing(len(schema)), 0
@@ -127,7 +120,7 @@ def audit_labels(
         bias=BIAS,
         floor_images=FLOOR_IMAGES,
         floor_pixels=FLOOR_PIXELS,
-        classes=_judge_classes(schema, thresholds, given, drawn),
+        classes=_judge_classes(schema, _thresholds_of(labels, schema), given, drawn),
         drawn_images=tuple(drawn.images.tolist()),
         confusion=tuple(map(tuple, counts.tolist())),
         precision=everything.precision,
@@ -143,8 +136,10 @@ def audit_labels(
     yield AuditProgress(len(records), len(records), everything.precision, audit)
 
 
-def _thresholds_of(run: Workspace, schema: ClassSchema) -> Mapping[str, float]:
-    """The threshold of each class by name, as the RUN's ledger says; empty where it has none, as a merged one."""
+def _thresholds_of(labels: Path, schema: ClassSchema) -> Mapping[str, float]:
+    """The threshold of each class by name, as a RUN's ledger says; empty where nobody says, as of merged labels."""
+    if (run := Workspace.holding(labels)) is None:
+        return {}
     with Ledger(run.ledger, read_only=True) as ledger:
         settings = ledger.settings or {}
     threshold, own = settings.get("threshold"), settings.get("class_thresholds", {})
@@ -194,7 +189,8 @@ def _judge_classes(
     schema: ClassSchema, thresholds: Mapping[str, float], given: RatioSums, drawn: RatioSums
 ) -> tuple[ClassQuality, ...]:
     share, (low, high), found = given.share(), given.interval(), drawn.share()
-    enough = (given.images >= FLOOR_IMAGES) & (drawn.images >= FLOOR_IMAGES) & (given.whole >= FLOOR_PIXELS)
+    enough_truth = drawn.images >= FLOOR_IMAGES
+    enough = enough_truth & (given.images >= FLOOR_IMAGES) & (given.whole >= FLOOR_PIXELS)
     return tuple(
         ClassQuality(
             name=name,
@@ -206,6 +202,7 @@ def _judge_classes(
             images=int(given.images[index]),
             pixels=int(given.whole[index]),
             enough=bool(enough[index]),
+            enough_truth=bool(enough_truth[index]),
         )
         for index, name in enumerate(schema.names)
     )

@@ -126,13 +126,18 @@ class Audit:
 _FORM = TypeAdapter(Audit)
 
 
+def to_json(audit: Audit) -> bytes:
+    """An audit as the content of its file; the same one gives the same bytes."""
+    return _FORM.dump_json(audit, indent=1) + b"\n"
+
+
 def write_audit(path: Path, audit: Audit) -> None:
     """Write an audit, whole or not at all.
 
     Raises:
         WorkspaceError: it cannot be written.
     """
-    write_atomically(path, _FORM.dump_json(audit, indent=1) + b"\n")
+    write_atomically(path, to_json(audit))
 
 
 def read_audit(path: Path) -> Audit:
@@ -162,8 +167,8 @@ def read_audit(path: Path) -> Audit:
 def _contradiction(audit: Audit) -> str:
     """What in an audit cannot be; empty where nothing is found."""
     names = [one.name for one in audit.classes]
-    if len(set(names)) < len(names):
-        return "a class comes twice"
+    if not names or len(set(names)) < len(names):
+        return "it has no classes, or one twice"
     lengths = {len(row) for row in audit.confusion}
     if len(audit.confusion) != len(names) or lengths - {len(names) + 1} or len(audit.drawn_images) != len(names):
         return f"not all that is given by class has the size of {len(names)} classes"

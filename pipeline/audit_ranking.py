@@ -79,4 +79,6 @@ def expected_shares(images: Sequence[BlockEvidence]) -> list[float]:
     if between == 0:
         return [float(mean)] * len(images)
     prior = within / between
-    return [float(value) for value in (blocks * share + prior * mean) / np.maximum(blocks + prior, 1e-12)]
+    # where blocks are all alike, what was seen counts alone, and the mean for those of which nothing was seen
+    expected = np.where(blocks > 0, (blocks * share + prior * mean) / np.maximum(blocks + prior, 1), mean)
+    return [float(value) for value in np.clip(expected, 0, 1)]

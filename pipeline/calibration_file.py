@@ -133,9 +133,11 @@ class Calibration:
         given = right = truth = 0
         for one in self.classes:
             point = one.curve[level_of(chosen[one.name], self.steps)]
-            enough = one.truth_images >= self.target.min_images and point.images >= self.target.min_images
+            enough_truth = one.truth_images >= self.target.min_images
+            enough = enough_truth and point.images >= self.target.min_images
             share = point.precision, point.low, point.high, point.coverage
-            found.append(ClassQuality(one.name, point.threshold, *share, point.images, point.pixels, enough))
+            evidence = point.images, point.pixels, enough, enough_truth
+            found.append(ClassQuality(one.name, point.threshold, *share, *evidence))
             given += point.pixels
             right += round((point.precision or 0) * point.pixels)
             truth += one.truth_pixels
