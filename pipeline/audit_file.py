@@ -173,6 +173,8 @@ def _contradiction(audit: Audit) -> str:
     if len(audit.confusion) != len(names) or lengths - {len(names) + 1} or len(audit.drawn_images) != len(names):
         return f"not all that is given by class has the size of {len(names)} classes"
     for one in audit.classes:
+        if len({one.precision is None, one.precision_low is None, one.precision_high is None}) > 1:
+            return f"the precision of {one.name!r} has no interval"
         for share in (one.precision, one.precision_low, one.precision_high, one.coverage):
             if share is not None and not 0 <= share <= 1:
                 return f"{share} of {one.name!r} is no share of pixels"

@@ -4,57 +4,20 @@ How good they are was measured by `calibration` or `audit`; here it is compared 
 """
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
-
-from pydantic import AfterValidator
+from typing import Self
 
 from pipeline import audit_file, calibration_file
+from pipeline.gate_condition import Condition, parse_conditions
 from pipeline.quality import ClassQuality, Quality
 from storage.errors import GateError, MissingFileError, SettingsError
 from storage.layouts import list_labels
 from storage.workspace import Workspace
 
-Measure = Literal["precision", "precision_low", "coverage"]
-"""Fields of `ClassQuality`: `precision_low` is the lower end of the precision's interval."""
-
-_CONDITION = re.compile(r"\s*(precision|precision_low|coverage)\s*(?:\[(.*)\])?\s*>=\s*(\d*\.?\d+)\s*", re.DOTALL)
-
-_EXPECTED = (
-    "expected something like precision>=0.9 or precision[pole]>=0.8: precision, precision_low (the lower end of its "
-    "interval) or coverage, a class in brackets if it is for one alone, and a number from 0 to 1"
-)
-
 _NAMED = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """What one measure of classes must reach."""
-
-    measure: Measure
-    name: str | None
-    """The class; None: every class that has no condition of its own on this measure."""
-    at_least: float
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read "precision[pole]>=0.8".
-
-        Raises:
-            SettingsError: it is no condition.
-        """
-        match = _CONDITION.fullmatch(text)
-        if match is None or not 0 <= float(match[3]) <= 1 or match[2] == "":
-            raise SettingsError(f"{text!r} is no gate; {_EXPECTED}")
-        return cls(match[1], match[2], float(match[3]))  # type: ignore[arg-type] # the pattern has these measures only
-
-    def __str__(self) -> str:
-        of = "" if self.name is None else f"[{self.name}]"
-        return f"{self.measure}{of}>={self.at_least:g}"
+"""Classes in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +30,19 @@ class GateFailure:
     def __str__(self) -> str:
         one = self.quality
         if self.condition.measure == "coverage":
-            figure = f"coverage {one.coverage:.2%}"
-        else:
-            figure = f"precision {one.precision:.2%}"
-            if one.precision_low is not None and one.precision_high is not None:
-                figure += f" ({one.precision_low:.2%} to {one.precision_high:.2%})"
-        return f"{one.name}: {figure} in {one.images} images, asked for is {self.condition}"
+            return f"{one.name}: coverage {one.coverage:.2%}, asked for is {self.condition}"
+        return (
+            f"{one.name}: precision {one.precision:.2%} ({one.precision_low:.2%} to {one.precision_high:.2%}) in "
+            f"{one.images} images, asked for is {self.condition}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Conditions that labels must meet, class by class."""
+    """Conditions that labels must meet, class by class.
+
+    One on a class stands instead of the one on all classes, for the same measure.
+    """
 
     conditions: tuple[Condition, ...]
 
@@ -85,16 +50,10 @@ class Gate:
     def parse(cls, *texts: str) -> Self:
         """Read conditions such as "precision>=0.9" and "precision[pole]>=0.8".
 
-        A condition on one class stands instead of the one on all classes, for the same measure.
-
         Raises:
-            SettingsError: one is no condition, or two are on the same.
+            SettingsError: as `parse_conditions`.
         """
-        conditions = tuple(map(Condition.parse, texts))
-        on = [(one.measure, one.name) for one in conditions]
-        if twice := [str(one) for one, what in zip(conditions, on, strict=True) if on.count(what) > 1]:
-            raise SettingsError(f"the gates {' and '.join(twice)} are on the same; give one of them")
-        return cls(conditions)
+        return cls(parse_conditions(*texts))
 
     def refuse_unknown(self, names: Sequence[str], where: str) -> None:
         """Refuse conditions on classes that there are not.
@@ -179,15 +138,6 @@ def _known(condition: Condition, one: ClassQuality) -> float | None:
 
 def _named(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-
-
-def _parsed(texts: tuple[str, ...]) -> tuple[str, ...]:
-    Gate.parse(*texts)
-    return texts
-
-
-GateTexts = Annotated[tuple[str, ...], AfterValidator(_parsed)]
-"""Conditions of a gate, in settings."""
 
 
 def read_quality(path: Path) -> Quality:

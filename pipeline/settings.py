@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.gate import GateTexts
+from pipeline.gate_condition import GateTexts
 from storage.errors import SettingsError, WorkspaceError
 from storage.label_png import LabelFormat, Preset
 from storage.layouts import Layout

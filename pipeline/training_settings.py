@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.gate import GateTexts
+from pipeline.gate_condition import GateTexts
 from pipeline.settings import Scales, Settings
 from storage.layouts import Layout
 from storage.schema import Ids

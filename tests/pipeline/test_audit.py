@@ -222,6 +222,7 @@ def test_figures_that_contradict_each_other_are_refused(tmp_path: Path, audited:
     for damaged in (
         replace(audit, images=(replace(image, agreeing=image.judged + 1),)),
         replace(audit, classes=(replace(quality, precision=2.0), *audit.classes[1:])),
+        replace(audit, classes=(replace(quality, precision_low=None), *audit.classes[1:])),
         replace(audit, classes=(quality, quality, quality)),
     ):
         write_audit(tmp_path / "audit.json", damaged)
