@@ -6,20 +6,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.audit import follow_audit, show_audit, summarise
 from cli.console import Console, Progress, human_bytes
 from cli.exit_codes import ExitCode
 from cli.folders import FOLDER_OR_URL, OUT_OR_URL
+from cli.gate_view import check_gate
 from cli.label_options import labelling_options
 from cli.options import (
     FILE,
+    FOLDER,
     ByteSize,
     device_option,
+    gate_option,
     json_option,
     layout_option,
     settings_option,
 )
 
 if TYPE_CHECKING:
+    from pipeline.audit_file import Audit
     from pipeline.labelling import LabelRun
 
 _FAILURES_SHOWN = 20
@@ -59,6 +64,11 @@ _LOOK_SECONDS = 1.0
 @click.option("--tls-key", type=FILE, help="Key of the own certificate, for tls://.")
 @click.option("--dashboard", is_flag=True, help="With --workers: show dask's dashboard on loopback.")
 @click.option("--shard", metavar="I/N", help="Label only the I-th of N parts, into an OUT of its own; see `gather`.")
+@gate_option
+@click.option(
+    "--coarse", type=FOLDER, help="Human coarse labels of the images: at the end OUT/audit.json compares both."
+)
+@click.option("--coarse-ids", type=click.Choice(["class", "source"]), help="What the values of --coarse are.")
 @click.option("--out", type=OUT_OR_URL, required=True, help="Folder of the run, or a URL; labels land in OUT/labels.")
 @json_option
 def label(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validated by LabelSettings
@@ -87,9 +97,14 @@ def label(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validated
         except KeyboardInterrupt:
             console.say(f"\nlabelled {run.summary.labelled}; {_left(run)} of {run.summary.total} images are left")
             raise
-    _report(run, console, time.monotonic() - started, full)
+        seconds = time.monotonic() - started
+        _report(run, console, seconds, full)
+        found = _audit(run, console) if full is None else None
+    _finish(run, console, seconds, full, found)
     if full is not None:
         raise SystemExit(ExitCode.BUDGET_OR_GATE)
+    if found is not None:
+        check_gate(run.gate, found.quality(), console)
     if run.summary.failed:
         everything = run.summary.failed == run.summary.total
         raise SystemExit(ExitCode.FAILED if everything else ExitCode.SOME_ITEMS_FAILED)
@@ -201,13 +216,34 @@ def _report(run: "LabelRun", console: Console, seconds: float, full: OSError | N
         console.say(
             f"kept {run.settings.keep}: {run.workspace.soft}; `autocoarse rethreshold` applies other thresholds"
         )
+
+
+def _audit(run: "LabelRun", console: Console) -> "Audit | None":
+    """Compare the labels with human ones, if that was asked for and there are any labels."""
+    from pipeline.audit import audit_labels
+    from pipeline.audit_file import to_json
+
+    settings, workspace = run.settings, run.workspace
+    if settings.coarse is None or run.summary.failed == run.summary.total:
+        return None
+    found = follow_audit(
+        audit_labels(workspace.root, settings.coarse, run.teacher.schema, settings.layout, settings.coarse_ids)
+    )
+    workspace.publish(workspace.audit, to_json(found))
+    show_audit(found, console)
+    console.say(f"all of it: {workspace.audit}")
+    return found
+
+
+def _finish(run: "LabelRun", console: Console, seconds: float, full: OSError | None, found: "Audit | None") -> None:
+    summary = run.summary
     console.finish(
         {
             "total": summary.total,
             "labelled": summary.labelled,
             "failed": summary.failed,
             "skipped": summary.skipped,
-            "left": left,
+            "left": _left(run),
             "stepped_down": summary.stepped_down,
             "bytes": summary.bytes,
             "used_bytes": run.used_bytes,
@@ -220,6 +256,7 @@ def _report(run: "LabelRun", console: Console, seconds: float, full: OSError | N
             "settings_digest": run.digest,
             "workers": [dataclasses.asdict(worker) for worker in run.workers.view()],
             "shard": None if run.settings.shard is None else str(run.settings.shard),
+            "audit": None if found is None else summarise(found),
             "out": str(run.settings.out),
         }
     )

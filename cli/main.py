@@ -16,6 +16,7 @@ from storage.errors import (
     BudgetError,
     DiskFullError,
     ForeignSettingsError,
+    GateError,
     LeakError,
     MissingFileError,
     SchemaError,
@@ -24,10 +25,10 @@ from storage.errors import (
 
 _USAGE_ERRORS = (SettingsError, MissingFileError, SchemaError, ForeignSettingsError, LeakError)
 
-_STARTS_AGAIN = ("estimate", "budget", "status", "verify", "evaluate", "inspect", "doctor")
+_STARTS_AGAIN = ("estimate", "budget", "status", "verify", "evaluate", "audit", "inspect", "doctor")
 """Commands that keep nothing of what they have done when they are stopped."""
 
-_NO_ROOM = (BudgetError, DiskFullError)
+_NOT_MET = (BudgetError, DiskFullError, GateError)
 
 
 class Commands(click.Group):
@@ -60,7 +61,7 @@ class Commands(click.Group):
 
 
 def _exit_code(error: AutocoarseError) -> ExitCode:
-    if isinstance(error, _NO_ROOM):
+    if isinstance(error, _NOT_MET):
         return ExitCode.BUDGET_OR_GATE
     return ExitCode.USAGE if isinstance(error, _USAGE_ERRORS) else ExitCode.FAILED
 
@@ -99,12 +100,13 @@ def _stopped_in_order() -> Iterator[None]:
 def main() -> None:
     """Turn images into segmentation labels you can trust and afford, and train a better student with them.
 
-    Exit codes: 0 done, 1 failed, 2 usage, 3 finished but some items failed, 4 a budget is not met or
-    the disk is full, 130 interrupted.
+    Exit codes: 0 done, 1 failed, 2 usage, 3 finished but some items failed, 4 a budget or a gate is not
+    met or the disk is full, 130 interrupted.
     """
 
 
 def _register() -> None:
+    from cli.audit import audit
     from cli.budget import budget
     from cli.compare import compare
     from cli.demo import demo
@@ -134,6 +136,7 @@ def _register() -> None:
         merge,
         train,
         evaluate,
+        audit,
         compare,
         rounds,
         run,

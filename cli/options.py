@@ -218,7 +218,12 @@ def checked_table(table: dict[str, Any], command: click.Command, path: Path) -> 
             raise click.UsageError(f"{path}: {key!r} is no setting of {command.name}{hint}")
         parameter = parameters[name]
         expected, fits = next((text, fits) for kind, text, fits in _FORMS if isinstance(parameter.type, kind))
-        several = parameter.nargs == -1 and isinstance(value, list)
+        repeated = isinstance(parameter, click.Option) and parameter.multiple
+        if repeated and not isinstance(value, list):
+            raise click.UsageError(
+                f"{path}: {key} of [{command.name}] is {value!r}, expected a list: --{key} is repeated"
+            )
+        several = repeated or (parameter.nargs == -1 and isinstance(value, list))
         if not (all(map(fits, value)) if several else fits(value)):
             raise click.UsageError(f"{path}: {key} of [{command.name}] is {value!r}, expected {expected}")
         assert parameter.name is not None, "every parameter of ours is handed to its command"
@@ -295,6 +300,15 @@ def class_thresholds_option(default: str | None) -> Callable[[Callable[..., Any]
 
 workers_option = click.option(
     "--workers", type=click.IntRange(1, 256), default=None, help="Threads.  [default: one a processor]"
+)
+
+
+gate_option = click.option(
+    "--gate",
+    multiple=True,
+    metavar="COND",
+    help="Such as precision>=0.9 (of every class with enough evidence), precision[pole]>=0.8 or coverage>=0.5: exit 4 "
+    "where it is not met. May be given repeatedly.",
 )
 
 

@@ -12,6 +12,7 @@ from typing import Self
 
 from pipeline.cores import plan_here
 from pipeline.forecast import Forecast
+from pipeline.gate import Gate
 from pipeline.kept_confidence import StoreWriter, find_store, release_slots
 from pipeline.labeller import LabelJob, Labeller
 from pipeline.plan import Plan
@@ -89,6 +90,8 @@ class LabelRun:
 
     plan: Plan
     """What is done and what is to do."""
+    gate: Gate
+    """What the labels must meet; whether they do is known once they are made."""
     forecast: Forecast
     """What the run will take on the disk."""
 
@@ -114,6 +117,8 @@ class LabelRun:
                 precision=settings.precision,
                 compiled=settings.compiled and not settings.is_distributed,
             )
+            self.gate = Gate.parse(*settings.gate)
+            self.gate.refuse_unknown(self.teacher.schema.names, self.teacher.schema.name)
             self._thresholds = thresholds_by_class(settings.threshold, settings.class_thresholds, self.teacher.schema)
             self.decisive = decisive_settings(settings, self.teacher)
             self.digest = settings_digest(self.decisive)

@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline.gate_condition import GateTexts
 from storage.errors import SettingsError, WorkspaceError
 from storage.label_png import LabelFormat, Preset
 from storage.layouts import Layout
@@ -180,6 +181,12 @@ class LabelSettings(LabellingRecipe):
     """Show dask's dashboard of the processes of this machine, on loopback."""
     shard: ShardText | None = None
     """Label the images of this shard only; None: all of them. It decides no pixel."""
+    gate: GateTexts = ()
+    """Conditions on the labels' quality (see `pipeline.gate`)."""
+    coarse: Path | None = None
+    """Folder of human labels of the images, that the labels are audited against when all are made."""
+    coarse_ids: Ids | None = None
+    """What their values are; None: class indices, or what a Cityscapes file's name says."""
     out: Place
     """The run's folder, or a URL."""
 
@@ -199,6 +206,19 @@ class LabelSettings(LabellingRecipe):
                 f"out {self.out} lies in the images {self.images}, where other shards would take its labels for "
                 f"images; choose a folder elsewhere"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _gate_has_a_measure(self) -> Self:
+        if self.gate and self.coarse is None:
+            raise SettingsError(
+                f"gate {', '.join(self.gate)} needs something that tells how good labels are: --coarse, human labels "
+                f"of these images"
+            )
+        if self.coarse_ids is not None and self.coarse is None:
+            raise SettingsError("coarse_ids says what the values of --coarse are, and that is not given")
+        if self.coarse is not None and is_remote(self.out):
+            raise SettingsError(f"coarse needs an out on this machine's disks, {path_text(self.out)} is none")
         return self
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Work of many small items in threads, recorded in groups by the thread that asked for it.
+"""Work of many small items in threads: ahead of who needs it, or recorded in groups by the thread that asked for it.
 
 What an item's work is, and where it is recorded, is the caller's.
 """
@@ -61,3 +61,23 @@ def work_and_record(
             pool.shutdown(cancel_futures=True)
             left = [future for future in working if not future.cancelled()]
             record(take() + [future.result() for future in left if future.exception() is None])
+
+
+def map_ahead(
+    work: Callable[[Item], Result], items: Iterable[Item], pool: ThreadPoolExecutor, depth: int
+) -> Iterator[Result]:
+    """Work on items in threads and give the results in order, at most `depth` items ahead of the consumer.
+
+    Args:
+        work: done in a thread; what it raises is raised here, in its turn.
+        items: taken as they are needed.
+        pool: the threads.
+        depth: results that wait, or are being made, at a time; at least 1.
+    """
+    pending: deque[Future[Result]] = deque()
+    for item in items:
+        pending.append(pool.submit(work, item))
+        if len(pending) >= depth:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()

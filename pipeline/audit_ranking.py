@@ -1,0 +1,84 @@
+"""Which images deserve a review: the share of wrong pixels that is to be expected of each, given what was seen of it.
+
+Where humans drew little, the share of disagreeing pixels is mostly chance. Neighbouring pixels are right or wrong
+together, so the evidence of an image is counted in blocks of it, not in pixels, and its share is drawn towards that of
+all images: the more, the fewer blocks it has, and the less images differ.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+_BLOCKS = 8
+"""Rows and columns of blocks that an image is divided into."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockEvidence:
+    """What one image's judged pixels say, counted in blocks."""
+
+    blocks: float
+    """As how many blocks of equally many judged pixels they are (Kish); 0 where none is judged."""
+    share: float
+    """Wrong pixels of the judged ones; 0 where none is judged."""
+    spread: float
+    """Of the blocks' shares around the image's; its expectation is the variance of a block's share * (blocks - 1)."""
+
+    @classmethod
+    def of_image(cls, judged: npt.NDArray[np.bool_], wrong: npt.NDArray[np.bool_]) -> Self:
+        """Count one image.
+
+        Args:
+            judged: pixels that can be judged, (height, width).
+            wrong: of these, the ones that are wrong, of the same shape.
+        """
+        of_block, wrong_of_block = _count_blocks(judged), _count_blocks(wrong)
+        total = of_block.sum()
+        if not total:
+            return cls(0.0, 0.0, 0.0)
+        blocks = total**2 / (of_block**2).sum()
+        share = wrong_of_block.sum() / total
+        seen = of_block > 0
+        away = (wrong_of_block[seen] - share * of_block[seen]) ** 2 / of_block[seen]
+        return cls(float(blocks), float(share), float(blocks / total * away.sum()))
+
+
+def _count_blocks(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    rows, columns = (np.unique(np.linspace(0, side, _BLOCKS, endpoint=False).astype(np.intp)) for side in mask.shape)
+    return np.add.reduceat(np.add.reduceat(mask, rows, 0, np.float64), columns, 1)
+
+
+def expected_shares(images: Sequence[BlockEvidence]) -> list[float]:
+    """The share of wrong pixels that is to be expected of each image.
+
+    It is the empirical Bayes estimate (n * share + k * mean) / (n + k) of an image of n blocks, where k is how many
+    times larger the variance between blocks of an image is than that between images, both estimated from the set by
+    the method of moments. Where images do not differ by more than chance, it is the mean of all of them.
+
+    Args:
+        images: in any order; the shares are in the same.
+
+    Source: Searle, Casella and McCulloch, Variance Components, 1992, section 3.6 (moments, unbalanced data); Morris,
+    J. Am. Stat. Assoc. 78, 1983, p. 47 (the estimate).
+    """
+    blocks, share, spread = (
+        np.array([(one.blocks, one.share, one.spread) for one in images], np.float64).reshape(-1, 3).T
+    )
+    total = blocks.sum()
+    if not total:
+        return [0.0] * len(images)
+    mean = (blocks * share).sum() / total
+    freedom = np.maximum(blocks - 1, 0).sum()
+    # where no image has two blocks, a block may be all right or all wrong
+    within = spread.sum() / freedom if freedom > 0 else mean * (1 - mean)
+    around_mean = (blocks * (share - mean) ** 2).sum() - (np.count_nonzero(blocks) - 1) * within
+    between = max(around_mean, 0.0) / max(total - (blocks**2).sum() / total, 1.0)
+    if between == 0:
+        return [float(mean)] * len(images)
+    prior = within / between
+    # where blocks are all alike, what was seen counts alone, and the mean for those of which nothing was seen
+    expected = np.where(blocks > 0, (blocks * share + prior * mean) / np.maximum(blocks + prior, 1), mean)
+    return [float(value) for value in np.clip(expected, 0, 1)]
