@@ -11,7 +11,7 @@ from cli.console import Console, Progress, human_bytes
 from cli.exit_codes import ExitCode
 from cli.folders import FOLDER_OR_URL, OUT_OR_URL
 from cli.gate_view import check_gate
-from cli.label_options import labelling_options
+from cli.label_options import labelling_options, refuse_two_thresholds
 from cli.options import (
     FILE,
     FOLDER,
@@ -80,6 +80,7 @@ def label(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validated
     from pipeline.settings import LabelSettings
     from storage.errors import BudgetError, DiskFullError
 
+    refuse_two_thresholds(click.get_current_context())
     console = Console(as_json=as_json)
     if options["palette"]:
         console.warn(
