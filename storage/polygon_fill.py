@@ -41,7 +41,8 @@ def fill_polygon(coordinates: Sequence[float], size: tuple[int, int]) -> Mask:
             # the first pixel whose centre is not left of the edge
             columns = np.clip(np.ceil(x - 0.5), 0, width).astype(np.intp)
             crossings[rows, columns] += 1  # an edge crosses a row once
-    return np.cumsum(crossings[:, :width], axis=1) % 2 == 1
+    inside: Mask = np.cumsum(crossings[:, :width], axis=1) % 2 == 1
+    return inside
 
 
 def _rows_between(y0: float, y1: float, height: int) -> npt.NDArray[np.intp]:
