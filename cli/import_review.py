@@ -62,7 +62,8 @@ def _report(result: "ImportResult", out: Path, console: Console) -> None:
         console.warn(f"{result.claimed_again} pixels are claimed by several classes")
     console.say(
         f"imported {result.imported} reviewed labels ({result.replaced} in place of others), {result.known} were "
-        f"there, {result.left_out} left out as unchanged, {len(result.problems)} wrong, {result.missing} did not come back"
+        f"there, {result.left_out} left out as unchanged, {len(result.problems)} wrong, {result.missing} did not come "
+        f"back"
     )
     share = result.changed_pixels / result.pixels if result.pixels else 0.0
     console.say(f"{share:.2%} of the pixels were changed; {result.unchanged} labels came back as they were")

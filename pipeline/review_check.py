@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.export_manifest import EXPORTED_LABELS, Manifest
 from pipeline.review_formats import FORMATS
 from pipeline.review_regions import Annotated, FormatName, ReviewImage, compose
+from pipeline.reviewed_samples import KIND
 from storage.errors import LabelError, MissingFileError
 from storage.label_map import LabelMap
 from storage.label_png import encode_label_png, read_label_png
@@ -130,7 +131,7 @@ class ReviewChecker:
     def _reviewed(self, image: ReviewImage, label: LabelMap, changed: int, claimed_again: int) -> Reviewed:
         provenance: dict[str, str | float] = {
             "settings": self._digest,
-            "kind": "reviewed",
+            "kind": KIND,
             "format": self._form,
             "reviewed_sha256": image.label_sha256,
             "changed": changed,

@@ -11,6 +11,7 @@ from pipeline.export_manifest import Manifest, read_manifest
 from pipeline.review_check import ReviewChecker, Reviewed
 from pipeline.review_formats import read_annotations
 from pipeline.review_regions import FormatName
+from pipeline.reviewed_samples import KIND
 from pipeline.run_folder import claim, opened_run, reason_to_keep, record_plan, refuse_foreign
 from pipeline.settings import Settings, settings_digest
 from storage.agreement import label_agrees
@@ -20,7 +21,6 @@ from storage.object_io import file_info
 from storage.schema import ClassSchema
 from storage.workspace import Workspace
 
-KIND = "reviewed"
 REVIEW_RULE = 1
 """Version of the rule that turns regions into labels; raised when the same file would give other pixels."""
 
