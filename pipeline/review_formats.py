@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 from pipeline.export_manifest import MANIFEST
@@ -28,6 +29,8 @@ class ReviewFormat:
 
     suffix: str
     """Of its files of annotations."""
+    usual: str
+    """What these are called, as a pattern; where there are such files, others in a folder or a zip are passed over."""
     images: str
     """Folder of the images, where the tool looks for them."""
     is_drawn: bool
@@ -39,10 +42,10 @@ class ReviewFormat:
 
 
 FORMATS: dict[FormatName, ReviewFormat] = {
-    "cvat": ReviewFormat(".xml", "images", is_drawn=True, by_name=True, read=read_cvat),
-    "coco": ReviewFormat(".json", "images", is_drawn=False, by_name=False, read=read_coco),
-    "label-studio": ReviewFormat(".json", "images", is_drawn=True, by_name=False, read=read_label_studio),
-    "datumaro": ReviewFormat(".json", "images/default", is_drawn=True, by_name=False, read=read_datumaro),
+    "cvat": ReviewFormat(".xml", "annotations.xml", "images", is_drawn=True, by_name=True, read=read_cvat),
+    "coco": ReviewFormat(".json", "instances_*.json", "images", is_drawn=False, by_name=False, read=read_coco),
+    "label-studio": ReviewFormat(".json", "*.json", "images", is_drawn=True, by_name=False, read=read_label_studio),
+    "datumaro": ReviewFormat(".json", "*.json", "images/default", is_drawn=True, by_name=False, read=read_datumaro),
 }
 
 
@@ -83,7 +86,7 @@ def read_annotations(path: Path, name: FormatName) -> Iterator[Annotated]:
     """
     form = FORMATS[name]
     left = MAX_BYTES
-    for where, content in _contents(path, form.suffix):
+    for where, content in _contents(path, form):
         left -= len(content)
         if left < 0:
             raise _too_large(where)
@@ -96,24 +99,29 @@ def _too_large(where: str) -> LabelError:
     return LabelError(f"{where} has more than {MAX_BYTES >> 20} MiB; export fewer images from the tool at once")
 
 
-def _contents(path: Path, suffix: str) -> Iterator[tuple[str, bytes]]:
+def _contents(path: Path, form: ReviewFormat) -> Iterator[tuple[str, bytes]]:
     """The names of the files with annotations, and their contents, of at most `MAX_BYTES` each."""
     if path.is_dir():
-        for file in sorted(path.rglob(f"*{suffix}")):
-            if _is_wanted(file.relative_to(path).as_posix(), suffix):
-                yield str(file), _read(file)
+        names = sorted(file.relative_to(path).as_posix() for file in path.rglob(f"*{form.suffix}"))
+        for name in _wanted(names, form):
+            yield str(path / name), _read(path / name)
     elif not path.is_file():
         raise MissingFileError(f"no file {path}; export the reviewed labels from the tool, and name that file")
     elif zipfile.is_zipfile(path):
-        yield from _members(path, suffix)
+        yield from _members(path, form)
     else:
         yield str(path), _read(path)
 
 
-def _is_wanted(name: str, suffix: str) -> bool:
-    parts = PurePosixPath(name).parts
-    hidden = any(part.startswith((".", "__MACOSX")) for part in parts)
-    return name.lower().endswith(suffix) and not hidden and parts[-1] != MANIFEST
+def _wanted(names: Sequence[str], form: ReviewFormat) -> list[str]:
+    """The files, of those in a folder or a zip, that have the annotations."""
+    found = []
+    for name in names:
+        parts = PurePosixPath(name).parts
+        hidden = any(part.startswith((".", "__MACOSX")) for part in parts)
+        if name.lower().endswith(form.suffix) and not hidden and parts[-1] != MANIFEST:
+            found.append(name)
+    return [name for name in found if fnmatch(PurePosixPath(name).name, form.usual)] or found
 
 
 def _read(path: Path) -> bytes:
@@ -122,17 +130,17 @@ def _read(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _members(path: Path, suffix: str) -> Iterator[tuple[str, bytes]]:
+def _members(path: Path, form: ReviewFormat) -> Iterator[tuple[str, bytes]]:
     """Members are read, and never written anywhere; no more of one is unpacked than may be."""
     try:
         with zipfile.ZipFile(path) as archive:
-            wanted = [member for member in archive.infolist() if _is_wanted(member.filename, suffix)]
+            wanted = _wanted(archive.namelist(), form)
     except (zipfile.BadZipFile, EOFError) as error:
         raise _no_zip(path, error) from error
-    for member in wanted:
-        where = f"{member.filename} in {path}"
+    for name in wanted:
+        where = f"{name} in {path}"
         try:
-            with zipfile.ZipFile(path) as archive, archive.open(member) as file:
+            with zipfile.ZipFile(path) as archive, archive.open(name) as file:
                 content = file.read(MAX_BYTES + 1)
         except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
             raise _no_zip(path, error) from error

@@ -35,8 +35,7 @@ class Overridden:
     def message(self) -> str:
         """What was done, for those who wait."""
         return (
-            f"{self.instead + self.added} reviewed labels: {self.instead} stand instead of automatic or coarse ones, "
-            f"{self.added} are of images that had none"
+            f"reviewed labels: {self.instead} instead of automatic or coarse ones, {self.added} of images that had none"
         )
 
 
