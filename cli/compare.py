@@ -39,6 +39,13 @@ class LabelSets(Names):
     help="A name, and what label --out made (auto) or a label folder (coarse); NAME:auto=DIR and NAME:coarse=DIR say "
     "which. Repeat it for each set; in a settings file it is a list.",
 )
+@click.option(
+    "--reviewed",
+    type=LabelSets(),
+    multiple=True,
+    help="One of the sets, and reviewed labels that stand in it instead of those of the same images. Give the same "
+    "labels as two sets to compare them with and without.",
+)
 @click.option("--baseline", help="Set that gains are computed against.  [default: the first coarse one, or fine]")
 @click.option("--val-images", type=FOLDER, required=True, help="Images to evaluate the students on.")
 @click.option("--val-labels", type=FOLDER, required=True, help="Their labels.")
@@ -60,7 +67,8 @@ def compare(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validat
     from pipeline.comparison import compare as compare_sets
 
     console = Console(as_json=as_json)
-    options["set"] = tuple(text for texts in options["set"] for text in texts)
+    for name in ("set", "reviewed"):
+        options[name] = tuple(text for texts in options[name] for text in texts)
     settings = CompareSettings.checked(**flags_win(options))
     comparison = None
     with Stages() as stages:

@@ -114,7 +114,9 @@ def _register() -> None:
     from cli.doctor import doctor
     from cli.estimate import estimate
     from cli.evaluate import evaluate
+    from cli.export import export
     from cli.gather import gather
+    from cli.import_review import import_review
     from cli.inspect_label import inspect_label
     from cli.label import label
     from cli.merge import merge
@@ -139,6 +141,8 @@ def _register() -> None:
         train,
         evaluate,
         audit,
+        export,
+        import_review,
         compare,
         rounds,
         run,

@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 @click.option("--coarse-images", type=FOLDER, help="Images with rough labels.")
 @click.option("--coarse-labels", type=FOLDER, help="Their labels.")
 @gate_option
+@click.option(
+    "--reviewed-labels",
+    type=FOLDER,
+    help="Labels of these images that people have corrected: what import-review --out made, or a folder. They stand "
+    "instead of the auto and coarse ones.",
+)
 @click.option("--val-images", type=FOLDER, help="Images to evaluate the result on.")
 @click.option("--val-labels", type=FOLDER, help="Their labels.")
 @click.option("--classes", required=True, help="Class schema: cityscapes, camvid, ... or a file.")

@@ -42,6 +42,8 @@ class LabelSet:
     kind: Literal["fine", "auto", "coarse"]
     labels: Path | None
     """None: no extra labels, the set "fine"."""
+    reviewed: Path | None = None
+    """Labels that stand instead of those of the same images."""
 
 
 class CompareSettings(TrainingRecipe):
@@ -56,6 +58,8 @@ class CompareSettings(TrainingRecipe):
     set: tuple[str, ...] = Field(min_length=1)
     """NAME=DIR each: a name, and what `label --out` made (taken as auto labels) or a folder (as coarse ones).
     NAME:auto=DIR or NAME:coarse=DIR say which."""
+    reviewed: tuple[str, ...] = ()
+    """NAME=DIR each: one of the sets, and reviewed labels that stand in it instead of those of the same images."""
     baseline: str | None = None
     """The set that gains are computed against; None: the first of coarse labels, or "fine" where there is none."""
     val_images: Path
@@ -98,6 +102,12 @@ class CompareSettings(TrainingRecipe):
         names = [FINE, *(_SET.fullmatch(text)["name"] for text in self.set)]  # type: ignore[index] # checked above
         if self.baseline is not None and self.baseline not in names:
             raise ValueError(f"the baseline is {self.baseline!r}, expected one of the sets {', '.join(names)}")
+        for text in self.reviewed:
+            name, equals, labels = text.partition("=")
+            if not equals or not labels or name not in names[1:]:
+                raise ValueError(f"reviewed is {text!r}, expected NAME=DIR with one of the sets {', '.join(names[1:])}")
+        if len({text.partition("=")[0] for text in self.reviewed}) < len(self.reviewed):
+            raise ValueError("a set has reviewed labels twice; put them into one folder with import-review")
         if self.seed + self.seeds > 2**31:
             raise ValueError(f"{self.seeds} seeds from {self.seed} on end above {2**31 - 1}; give a lower seed")
         return self
@@ -109,6 +119,9 @@ class CompareSettings(TrainingRecipe):
             MissingFileError: a set's folder is not there.
         """
         sets = [LabelSet(FINE, "fine", None)]
+        reviewed = {name: Path(labels) for name, _, labels in (text.partition("=") for text in self.reviewed)}
+        if missing := [folder for folder in reviewed.values() if not folder.is_dir()]:
+            raise MissingFileError(f"no folder {missing[0]}, which is to hold reviewed labels")
         for text in self.set:
             match = _SET.fullmatch(text)
             assert match is not None, "the settings are validated"
@@ -116,7 +129,7 @@ class CompareSettings(TrainingRecipe):
             if not labels.is_dir():
                 raise MissingFileError(f"no folder {labels}, which is to hold the labels of the set {match['name']}")
             is_auto = match["kind"] == "auto" or (match["kind"] is None and Workspace.holding(labels) is not None)
-            sets.append(LabelSet(match["name"], "auto" if is_auto else "coarse", labels))
+            sets.append(LabelSet(match["name"], "auto" if is_auto else "coarse", labels, reviewed.get(match["name"])))
         return tuple(sets)
 
     def baseline_of(self, sets: Sequence[LabelSet]) -> str:
@@ -128,6 +141,7 @@ class CompareSettings(TrainingRecipe):
         extra = {}
         if label_set.labels is not None:
             extra = {f"{label_set.kind}_images": self.extra_images, f"{label_set.kind}_labels": label_set.labels}
+            extra |= {} if label_set.reviewed is None else {"reviewed_labels": label_set.reviewed}
         shared = {name: getattr(self, name) for name in type(self).model_fields.keys() & TrainSettings.model_fields}
         folder = self.out / "students" / label_set.name
         own = {"seed": seed, "out": folder / f"seed-{seed}", "index": folder / "index.npz"}  # read once for all seeds
@@ -219,7 +233,9 @@ def _count(
         images = settings.fine_images if one.labels is None else settings.extra_images
         labels = one.labels or settings.fine_labels
         cache = folder / f"{one.name}.json"
-        for progress in count_labels(images, labels, one.kind, schema, settings.layout, settings.ids, cache):
+        for progress in count_labels(
+            images, labels, one.kind, schema, settings.layout, settings.ids, cache, one.reviewed
+        ):
             yield CompareProgress("counting", one.name, settings.seed, progress.done, progress.total)
             if progress.counts is not None:
                 counts[one.name] = progress.counts

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.reviewed_samples import override
 from pipeline.samples import Kind, Sample, collect_samples
 from storage.label_png import read_label_png
 from storage.layouts import Layout, pairing_key
@@ -61,7 +62,14 @@ class CountProgress:
 
 
 def count_labels(
-    images: Path, labels: Path, kind: Kind, schema: ClassSchema, layout: Layout, ids: Ids | None, cache: Path
+    images: Path,
+    labels: Path,
+    kind: Kind,
+    schema: ClassSchema,
+    layout: Layout,
+    ids: Ids | None,
+    cache: Path,
+    reviewed: Path | None = None,
 ) -> Iterator[CountProgress]:
     """Count the labelled pixels of those images of a folder that have a label.
 
@@ -72,6 +80,7 @@ def count_labels(
         schema: the classes.
         layout: how the folders lie on disk.
         ids: what the values of a label folder are.
+        reviewed: labels that stand instead of those of the same images, as in `reviewed_samples`.
         cache: file that keeps the counts of a label folder until one of its files changes; its folder exists.
 
     Yields:
@@ -84,8 +93,13 @@ def count_labels(
     """
     collection = collect_samples(images, labels, kind, layout, ids, partial=kind != "fine", schema=schema)
     samples, missing = collection.samples, len(collection.images_without_label)
+    sources = [labels]
+    if reviewed is not None:
+        overridden = override(samples, images, reviewed, layout, ids, schema)
+        samples, missing = overridden.samples, missing - overridden.added
+        sources.append(reviewed)
     signature = _signature(samples, schema)
-    counts = _from_ledger(samples, missing, labels, schema) or _cached(cache, signature, len(samples), missing)
+    counts = _from_ledgers(samples, missing, sources, schema) or _cached(cache, signature, len(samples), missing)
     if counts is None:
         totals = np.zeros(len(schema), np.int64)
         pixels = 0
@@ -112,22 +126,26 @@ def _read(samples: Sequence[Sample], schema: ClassSchema) -> Iterator[tuple[Coun
             pool.shutdown(cancel_futures=True)
 
 
-def _from_ledger(samples: Sequence[Sample], missing: int, labels: Path, schema: ClassSchema) -> LabelCounts | None:
-    """The counts that a RUN recorded when it wrote its labels; None where it is none, or one of other classes."""
-    run = Workspace.holding(labels)
-    if run is None:
-        return None
-    wanted = {sample.key for sample in samples}
+def _from_ledgers(
+    samples: Sequence[Sample], missing: int, sources: Sequence[Path], schema: ClassSchema
+) -> LabelCounts | None:
+    """The counts that RUNs recorded when they wrote their labels; None where one is none, or has other classes."""
     totals: Counter[str] = Counter(dict.fromkeys(schema.names, 0))
     pixels = 0
-    with Ledger(run.ledger, read_only=True) as ledger:
-        for entry in ledger:
-            if entry.status != "done" or pairing_key(entry.key) not in wanted:
-                continue
-            if len(entry.counts) != len(schema):
-                return None
-            totals.update(dict(zip(schema.names, entry.counts, strict=True)))
-            pixels += entry.height * entry.width
+    for number, labels in enumerate(sources):
+        run = Workspace.holding(labels)
+        if run is None:
+            return None
+        # the second source is that of reviewed labels
+        wanted = {sample.key for sample in samples if (sample.kind == "reviewed") == bool(number)}
+        with Ledger(run.ledger, read_only=True) as ledger:
+            for entry in ledger:
+                if entry.status != "done" or pairing_key(entry.key) not in wanted:
+                    continue
+                if len(entry.counts) != len(schema):
+                    return None
+                totals.update(dict(zip(schema.names, entry.counts, strict=True)))
+                pixels += entry.height * entry.width
     return LabelCounts(len(samples), missing, pixels, dict(totals))
 
 

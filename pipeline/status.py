@@ -271,6 +271,7 @@ def _settings(path: Path) -> tuple[str, int | None]:
         content = tomllib.loads(read_file(path).decode())
     except (OSError, ValueError):
         return "label", None  # how it stands is not less true without its settings
-    command = next((name for name in ("label", "merge") if isinstance(content.get(name), dict)), "label")
+    commands = ("label", "merge", "import-review")
+    command = next((name for name in commands if isinstance(content.get(name), dict)), "label")
     budget = content.get(command, {}).get("budget")
     return command, budget if isinstance(budget, int) else None

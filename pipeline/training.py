@@ -128,8 +128,11 @@ def _read(
     settings: TrainSettings, schema: ClassSchema, folder: TrainingFolder
 ) -> Generator[TrainProgress, None, TrainingData]:
     """Read all labels, of the validation too: what is wrong with any is known before the first step."""
-    samples, judged, warnings = collect(settings, schema)
-    for warning in warnings:
+    collected = collect(settings, schema)
+    samples, judged = collected.samples, collected.validation
+    for message in collected.messages:
+        yield TrainProgress("reading", 0, len(samples), message=message)
+    for warning in collected.warnings:
         yield TrainProgress("reading", 0, len(samples), warning=warning)
     index = yield from _index(samples, schema, settings, settings.index or folder.index)
     validation = None

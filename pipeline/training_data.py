@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from pipeline.augmentation import Augmentation
 from pipeline.crops import Batch, CropDataset, stack_crops
 from pipeline.distributed import launched_by_slurm
+from pipeline.reviewed_samples import override
 from pipeline.sample_index import SampleIndex
 from pipeline.samples import Kind, Sample, collect_samples
 from pipeline.sampling import CropSampler
@@ -40,11 +41,26 @@ class TrainingData:
     """What a checkpoint records: sha256 of each image file -> key, also of those that the start weights know."""
 
 
-def collect(settings: TrainSettings, schema: ClassSchema) -> tuple[list[Sample], tuple[Sample, ...], list[str]]:
-    """The samples of all kinds, those to validate on, and what is worth saying about them.
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What there is to learn from, before any label is read."""
+
+    samples: tuple[Sample, ...]
+    """Of all kinds."""
+    validation: tuple[Sample, ...]
+    messages: tuple[str, ...]
+    """What someone who waits should know."""
+    warnings: tuple[str, ...]
+    """What someone may want to mend."""
+
+
+def collect(settings: TrainSettings, schema: ClassSchema) -> Collected:
+    """List the samples of all kinds, and those to validate on.
 
     Raises:
-        MissingFileError, LayoutError: what to learn from, or to validate on, is not there.
+        MissingFileError, LayoutError: what to learn from, or to validate on, is not there; or a reviewed label has no
+            image.
+        SettingsError: what is to be reviewed labels is a RUN's that nobody has reviewed.
     """
     samples: list[Sample] = []
     validation: tuple[Sample, ...] = ()
@@ -64,7 +80,13 @@ def collect(settings: TrainSettings, schema: ClassSchema) -> tuple[list[Sample],
             validation = collection.samples
         else:
             samples += collection.samples
-    return samples, validation, warnings
+    messages = []
+    if settings.reviewed_labels is not None and settings.reviewed_images is not None:
+        images, labels = settings.reviewed_images, settings.reviewed_labels
+        overridden = override(samples, images, labels, settings.layout, settings.ids, schema)
+        samples = list(overridden.samples)
+        messages.append(overridden.message)
+    return Collected(tuple(samples), validation, tuple(messages), tuple(warnings))
 
 
 def known_images(settings: TrainSettings, index: SampleIndex) -> dict[str, str]:

@@ -41,7 +41,8 @@ class TrainProgress:
     plan: TrainingPlan | None = None
     """What the run will take, once, before the first step."""
     message: str = ""
-    """What someone who waits should know, once: that an earlier run is taken up again."""
+    """What someone who waits should know, once: that an earlier run is taken up again, or what reviewed labels
+    replace."""
     warning: str = ""
     """What someone may want to mend, once: a class without pixels, images without a label."""
     result: TrainResult | None = None

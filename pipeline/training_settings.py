@@ -25,7 +25,7 @@ MIN_CROP_ALONE = 128
 """Shortest side of a crop that may be the only one of its batch: batch norm needs more than one value a channel."""
 
 _NOT_DECISIVE = {
-    *("fine_images", "fine_labels", "auto_images", "auto_labels", "coarse_images", "coarse_labels"),
+    *("fine_images", "fine_labels", "auto_images", "auto_labels", "coarse_images", "coarse_labels", "reviewed_labels"),
     *(
         "classes",
         "layout",
@@ -198,6 +198,9 @@ class TrainSettings(TrainingRecipe):
     """Labels drawn roughly. Images without one are left out."""
     gate: GateTexts = ()
     """Conditions that the auto labels must meet by their RUN's own calibration or audit (see `pipeline.gate`)."""
+    reviewed_labels: Path | None = None
+    """Labels that people have corrected, of auto images, or of coarse ones where there are no auto images. Each stands
+    instead of the auto and the coarse label of its image, and is as complete as a fine one."""
     val_images: Path | None = None
     val_labels: Path | None = None
     """What the result is evaluated on; nothing is chosen on it but the best of a run's checkpoints."""
@@ -233,9 +236,19 @@ class TrainSettings(TrainingRecipe):
                 raise ValueError(f"--{kind}-{given} is given without --{kind}-{missing}; give both or neither")
         if self.gate and self.auto_labels is None:
             raise ValueError(f"--gate {', '.join(self.gate)} is given without --auto-labels that it could be on")
+        if self.reviewed_labels is not None and self.reviewed_images is None:
+            raise ValueError(
+                "--reviewed-labels is given without the images that were reviewed; give these as --auto-images or "
+                "--coarse-images, with labels"
+            )
         if self.validate_every is not None and self.val_images is None:
             raise ValueError("--validate-every is given without --val-images and --val-labels to evaluate on")
         return self
+
+    @property
+    def reviewed_images(self) -> Path | None:
+        """Folder of the images that reviewed labels are of."""
+        return self.auto_images or self.coarse_images
 
     def decisive(self) -> dict[str, Any]:
         """The settings that decide the weights, as plain values; what lies behind the paths is not looked at."""

@@ -43,7 +43,8 @@ class Source:
         try:
             command, table = next(iter(tomllib.loads(path.read_text("utf-8")).items()))
             if command != "label":
-                there = all(Path(table[name]).is_dir() for name in ("coarse", "auto"))
+                # what people have corrected nobody makes again
+                there = command == "merge" and all(Path(table[name]).is_dir() for name in ("coarse", "auto"))
                 return cls(command, None, None, f"a run of `{command}` has no images of its own", None, there)
             folder, out, layout = as_path(table["images"]), as_path(table["out"]), table.get("layout", "folder")
             shard = Shard.parse(table["shard"]) if "shard" in table else None

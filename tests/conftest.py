@@ -1,13 +1,14 @@
 """Fixtures that every floor's tests share."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +18,12 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.publishing import publish_label
+from storage.label_map import LabelMap
+from storage.ledger import Ledger
+from storage.object_io import file_digest
 from storage.schema import ClassInfo, ClassSchema
+from storage.workspace import Workspace
 from teacher.checkpoint import save_checkpoint
 from teacher.networks.registry import build_network, default_spec
 
@@ -42,6 +48,28 @@ def schema() -> ClassSchema:
 def rng() -> np.random.Generator:
     """Random numbers that are the same in every run."""
     return np.random.default_rng(7)
+
+
+@pytest.fixture
+def make_run(schema: ClassSchema) -> Callable[..., Path]:
+    """Write a RUN with these label values by key, of images in a folder, as `label` would, and return its folder."""
+
+    def make(root: Path, images: Path, labels: Mapping[str, object]) -> Path:
+        run = Workspace(root)
+        run.prepare()
+        run.publish(run.classes, json.dumps(schema.to_dict()).encode())
+        with Ledger(run.ledger) as ledger:
+            ledger.claim({"classes": list(schema.names)})
+            for key, values in labels.items():
+                label = LabelMap(np.array(values, np.uint8), len(schema))
+                image = next(images.glob(f"{key}.*"))
+                found = {"image_bytes": image.stat().st_size, "image_sha256": file_digest(image)}
+                found["image_modified_ns"] = image.stat().st_mtime_ns
+                ledger.commit([publish_label(run, key, label, {"settings": "made"}, settings_digest="made", **found)])
+        run.tidy()
+        return root
+
+    return make
 
 
 @pytest.fixture
