@@ -223,7 +223,7 @@ function reliabilityChart() {
       `sure ${percent(confidence)}, right ${percent(right)}, ${percent(pixels / all)} of pixels`,
   );
   return chart(`Reliability. ${words.join("; ")}`, (width) => {
-    const height = 260;
+    const height = Math.round(clamp(width * 0.62, 200, 360));
     const { x, y, marks } = shareFrame(width, height, [low, 1], [low, 1], ["confidence, %", "right, %"]);
     marks.push(line(x(low), y(low), x(1), y(1), "diagonal"));
     marks.push(
@@ -254,7 +254,7 @@ function confidenceChart() {
   const range = (i) => `${percent(i / bins.length, 0)} to ${percent((i + 1) / bins.length, 0)}`;
   const words = shares.map((share, i) => `${range(i)}: ${percent(share, 3)}`);
   return chart(`Share of pixels by confidence, logarithmic. ${words.join("; ")}`, (width) => {
-    const height = 260;
+    const height = Math.round(clamp(width * 0.62, 200, 360));
     const area = { left: 52, right: width - 10, top: 8, bottom: height - 34 };
     const y = (share) => area.bottom - up(share) * (area.bottom - area.top);
     const step = (area.right - area.left) / bins.length;

@@ -3,6 +3,7 @@
 const viewer = { position: null, thumb: null, split: 0.5, parts: null, asked: 0 };
 
 const dialog = byId("viewer");
+const narrow = matchMedia("(max-width: 980px)");
 
 function buildViewer() {
   const button = (id, text, title, work) => {
@@ -247,7 +248,11 @@ function showClasses() {
 function fitStage() {
   const { thumb, parts } = viewer;
   if (!thumb || !dialog.open) return;
-  const { clientWidth, clientHeight } = parts.stage;
+  const { clientWidth } = parts.stage;
+  // where all scrolls there is no height to fill
+  const tall = Math.min((clientWidth * thumb.height) / thumb.width, innerHeight * 0.6);
+  parts.stage.style.height = narrow.matches ? `${Math.ceil(tall)}px` : "";
+  const { clientHeight } = parts.stage;
   const scale = Math.min(clientWidth / thumb.width, clientHeight / thumb.height);
   const [width, height] = [Math.max(1, Math.floor(thumb.width * scale)), Math.max(1, Math.floor(thumb.height * scale))];
   parts.picture.style.width = `${width}px`;
