@@ -34,7 +34,8 @@ class ClassRow:
     name: str
     color: tuple[int, int, int]
     """RGB, 0..255, the schema's."""
-    pixels_auto: int
+    pixels_auto: int | None
+    """None: of a merged run whose automatic labels are not there any more."""
     pixels_coarse: int | None = None
     """None: the report was made without coarse labels."""
     pixels_merged: int | None = None
