@@ -18,7 +18,7 @@ from storage.errors import (
 
 _USAGE_ERRORS = (SettingsError, MissingFileError, SchemaError, ForeignSettingsError, LeakError)
 
-_STARTS_AGAIN = ("estimate", "budget", "status", "verify", "evaluate", "inspect", "doctor")
+_STARTS_AGAIN = ("estimate", "budget", "status", "verify", "evaluate", "inspect", "report", "doctor")
 """Commands that keep nothing of what they have done when they are stopped."""
 
 _NO_ROOM = (BudgetError, DiskFullError)
@@ -81,6 +81,7 @@ def _register() -> None:
     from cli.inspect_label import inspect_label
     from cli.label import label
     from cli.merge import merge
+    from cli.report import report
     from cli.rethreshold import rethreshold
     from cli.rounds import rounds
     from cli.run import run
@@ -97,6 +98,7 @@ def _register() -> None:
         status,
         verify,
         inspect_label,
+        report,
         merge,
         train,
         evaluate,

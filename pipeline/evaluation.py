@@ -4,23 +4,20 @@ Only counts are kept, so memory does not grow with the set. Nothing is written.
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from pipeline.guard import refuse_trained_images
+from pipeline.paired_labels import pair_labels
 from pipeline.samples import collect_samples, read_sample
 from pipeline.scores import Counts, Scores, compute_scores, count_pixels
 from storage.clean_up import remove_small_components
-from storage.errors import LabelError, LayoutError
 from storage.label_map import LabelMap
-from storage.label_png import encode_label_png, read_label_png
-from storage.layouts import Layout, list_labels
+from storage.label_png import encode_label_png
+from storage.layouts import Layout
 from storage.schema import ClassSchema, Ids
 from teacher import Teacher
-
-_READERS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,32 +133,14 @@ def evaluate_labels(
         LabelError: a label cannot be read, holds an illegal value, or differs in size from its truth.
         SettingsError: `min_component` is negative.
     """
-    predicted, true = list_labels(labels, layout, ids, schema), list_labels(truth, layout, ids, schema)
-    keys = sorted(predicted.keys() & true.keys())
-    if not keys:
-        raise LayoutError(
-            f"no label of {labels} has a truth in {truth}: {min(predicted)} is not among labels such as {min(true)}; "
-            f"labels and truth must lie in mirrored trees"
-        )
+    pairs = pair_labels(labels, truth, schema, layout, ids)
 
-    def count(key: str) -> _Judged:
-        given, wanted = predicted[key], true[key]
-        prediction = read_label_png(given.path, schema, given.ids)
-        target = read_label_png(wanted.path, schema, wanted.ids)
-        if (prediction.height, prediction.width) != (target.height, target.width):
-            raise LabelError(
-                f"{given.path} is {prediction.width}x{prediction.height} but its truth {wanted.path} is "
-                f"{target.width}x{target.height}; both must have their image's size"
-            )
-        clean_up = None if min_component is None else CleanUp.measure(target, prediction, min_component)
-        return _Judged(count_pixels(target, prediction), target.unknown, clean_up)
+    def count(_: str, label: LabelMap, target: LabelMap) -> _Judged:
+        clean_up = None if min_component is None else CleanUp.measure(target, label, min_component)
+        return _Judged(count_pixels(target, label), target.unknown, clean_up)
 
-    missing = len(predicted) - len(keys), len(true) - len(keys)
-    with ThreadPoolExecutor(_READERS, "evaluate") as pool:
-        try:
-            yield from _accumulate(pool.map(count, keys), len(keys), schema, missing)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    missing = pairs.without_truth, pairs.without_label
+    yield from _accumulate(pairs.judge(count), len(pairs.keys), schema, missing)
 
 
 def evaluate_network(

@@ -4,6 +4,7 @@ An item is done if, and only if, the ledger has an entry with these settings' di
 A label that this run did not make is never replaced: its item is refused.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pipeline.forecast import TRIED, Made
 from pipeline.plan import Done, Plan, State, items_in
 from pipeline.run_folder import reason_to_keep
 from storage.agreement import image_agrees, label_agrees
-from storage.errors import WorkspaceError
+from storage.errors import DiskFullError, WorkspaceError
 from storage.layouts import Item, Layout, bad_name, find_images, is_utf8, no_images, shared_key
 from storage.ledger import Ledger
 from storage.object_walk import walk
@@ -81,7 +82,22 @@ class PlanMaker:
         Raises:
             MissingFileError: there is no such folder.
             LayoutError: it holds no image.
+            DiskFullError: the disk of temporary files has no room for the listing.
+            WorkspaceError: the ledger cannot be read.
         """
+        try:
+            return self._make(images, layout, exclude, shard)
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:  # not every error has a code
+                # as SQLite looks for it; what Python's own search finds has been tried by writing
+                folder = os.environ.get("SQLITE_TMPDIR") or os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108
+                raise DiskFullError(
+                    f"no room in {folder} for the list of images, about 200 bytes each; "
+                    f"make room, or set TMPDIR to a folder on another disk"
+                ) from error
+            raise WorkspaceError(f"cannot plan with the ledger {self.ledger.path}: {error}") from error
+
+    def _make(self, images: Path, layout: Layout, exclude: Sequence[Path], shard: Shard | None) -> Plan:
         root, found = find_images(images, layout, exclude)
         # a database without a name is a file of the system's, written where memory does not do, and gone when closed
         table = sqlite3.connect("", uri=True, isolation_level=None)

@@ -1,4 +1,4 @@
-"""Work of many small items in threads, recorded in groups by the thread that asked for it.
+"""Work of many small items in threads, few of them at a time, taken up by the thread that asked for it.
 
 What an item's work is, and where it is recorded, is the caller's.
 """
@@ -61,3 +61,24 @@ def work_and_record(
             pool.shutdown(cancel_futures=True)
             left = [future for future in working if not future.cancelled()]
             record(take() + [future.result() for future in left if future.exception() is None])
+
+
+def work_in_order(items: Iterable[Item], work: Callable[[Item], Result], workers: int) -> Iterator[Result]:
+    """Work on items in threads and give the results in order; no more than two a thread wait to be taken.
+
+    Args:
+        items: taken as they are needed, a few ahead.
+        work: done in a thread; what it raises ends the work.
+        workers: number of threads.
+    """
+    working: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers, "work") as pool:
+        try:
+            for item in items:
+                working.append(pool.submit(work, item))
+                if len(working) >= 2 * workers:
+                    yield working.popleft().result()
+            while working:
+                yield working.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -123,6 +123,7 @@ class StrayFinder:
         if images == root.resolve():
             return  # it is a folder of images too, and what lies beside them is not the run's concern
         known = {run.labels, run.soft, run.scratch, run.ledger, run.settings, run.classes, run.failures}
+        known |= {run.calibration, run.audit}
         for path in sorted(root.iterdir()):
             if path in known or any(fnmatch(path.name, pattern) for pattern in _OF_THE_SYSTEM):
                 continue

@@ -88,11 +88,12 @@ class Ledger:
                 self._connection.executescript(_TABLES)
                 self._connection.execute("INSERT OR IGNORE INTO run VALUES ('format', ?)", (str(FORMAT),))
                 self._connection.commit()
-            found = self._value("format")
+            row = self._connection.execute("SELECT value FROM run WHERE name = 'format'").fetchone()
         except sqlite3.Error as error:
             repair = "; if its run was killed, run the same `label` command again" if read_only else ""
             raise WorkspaceError(f"cannot open the ledger {path}: {error}{repair}") from error
-        if found != str(FORMAT):
+        if row is None or row[0] != str(FORMAT):
+            found = "none" if row is None else row[0]
             raise WorkspaceError(
                 f"ledger {path} has format {found}, this autocoarse reads {FORMAT}; use the version that made it"
             )
@@ -106,8 +107,8 @@ class Ledger:
         self._connection.close()
 
     def _value(self, name: str) -> str | None:
-        row = self._connection.execute("SELECT value FROM run WHERE name = ?", (name,)).fetchone()
-        return None if row is None else str(row[0])
+        rows = self.read("SELECT value FROM run WHERE name = ?", (name,))
+        return str(rows[0][0]) if rows else None
 
     @property
     def settings(self) -> dict[str, object] | None:
@@ -162,10 +163,14 @@ class Ledger:
         """The rows of a query; until it is answered its run cannot commit, so it must not ask for everything at once.
 
         Raises:
-            WorkspaceError: the ledger cannot be read.
+            WorkspaceError: the ledger cannot be read, or its run has been committing for half a minute.
         """
+        return list(self._rows(query, values))
+
+    def _rows(self, query: str, values: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
+        """As `read`, row by row, for what may be as long as the set."""
         try:
-            return self._connection.execute(query, values).fetchall()
+            yield from self._connection.execute(query, values)
         except sqlite3.Error as error:
             raise WorkspaceError(
                 f"cannot read the ledger {self.path}: {error}; if its run was killed, run the same command again"
@@ -209,26 +214,25 @@ class Ledger:
         """The slot of each item of which confidence is, or was to be, kept."""
         if not self._has_slots():
             return {}
-        return dict(self._connection.execute("SELECT key, slot FROM slots"))
+        return dict(self.read("SELECT key, slot FROM slots"))
 
     def slot(self, key: str) -> int | None:
         """The slot of an item, if it has one."""
         if not self._has_slots():
             return None
-        row = self._connection.execute("SELECT slot FROM slots WHERE key = ?", (key,)).fetchone()
-        return None if row is None else int(row[0])
+        rows = self.read("SELECT slot FROM slots WHERE key = ?", (key,))
+        return int(rows[0][0]) if rows else None
 
     @property
     def slot_count(self) -> int:
         """One more than the largest slot; 0 where there is none."""
         if not self._has_slots():
             return 0
-        return int(self._connection.execute("SELECT coalesce(max(slot) + 1, 0) FROM slots").fetchone()[0])
+        return int(self.read("SELECT coalesce(max(slot) + 1, 0) FROM slots")[0][0])
 
     def _has_slots(self) -> bool:
         """Not so in a ledger of before there were any, opened to be read only."""
-        known = "SELECT 1 FROM sqlite_master WHERE name = 'slots'"
-        return self._connection.execute(known).fetchone() is not None
+        return bool(self.read("SELECT 1 FROM sqlite_master WHERE name = 'slots'"))
 
     def give_slots(self, keys: Iterable[str]) -> None:
         """Give a slot of its own, for good, to every item that has none.
@@ -254,42 +258,40 @@ class Ledger:
 
     def get(self, key: str) -> Entry | None:
         """The entry of an item, if there is one."""
-        row = self._connection.execute("SELECT * FROM entries WHERE key = ?", (key,)).fetchone()
-        return None if row is None else _from_row(row)
+        rows = self.read("SELECT * FROM entries WHERE key = ?", (key,))
+        return _from_row(rows[0]) if rows else None
 
     def note(self, key: str) -> dict[str, Any] | None:
         """What was last noted of an item, if anything was."""
-        row = self._connection.execute("SELECT value FROM notes WHERE key = ?", (key,)).fetchone()
-        return None if row is None else json.loads(row[0])
+        rows = self.read("SELECT value FROM notes WHERE key = ?", (key,))
+        return json.loads(rows[0][0]) if rows else None
 
     def has_labels(self) -> bool:
         """Whether any item is done."""
-        return self._connection.execute("SELECT 1 FROM entries WHERE status = 'done' LIMIT 1").fetchone() is not None
+        return bool(self.read("SELECT 1 FROM entries WHERE status = 'done' LIMIT 1"))
 
     def has_entries(self) -> bool:
         """Whether anything became of any item."""
-        return self._connection.execute("SELECT 1 FROM entries LIMIT 1").fetchone() is not None
+        return bool(self.read("SELECT 1 FROM entries LIMIT 1"))
 
     def done_keys(self) -> frozenset[str]:
         """The keys of all items that are done."""
-        return frozenset(key for (key,) in self._connection.execute("SELECT key FROM entries WHERE status = 'done'"))
+        return frozenset(key for (key,) in self._rows("SELECT key FROM entries WHERE status = 'done'"))
 
     def failures(self) -> Iterator[Entry]:
         """The entries of the items that failed, by key."""
-        for row in self._connection.execute("SELECT * FROM entries WHERE status = 'failed' ORDER BY key"):
-            yield _from_row(row)
+        yield from map(_from_row, self._rows("SELECT * FROM entries WHERE status = 'failed' ORDER BY key"))
 
     def forget_failures(self, listed: Container[str]) -> None:
         """Drop the failed items whose key is none of `listed`: their images are gone, or have other names by now."""
-        failed = self._connection.execute("SELECT key FROM entries WHERE status = 'failed'").fetchall()
+        failed = self.read("SELECT key FROM entries WHERE status = 'failed'")
         with self._writing():
             gone = [row for row in failed if row[0] not in listed]
             self._connection.executemany("DELETE FROM entries WHERE key = ?", gone)
 
     def __iter__(self) -> Iterator[Entry]:
         """All entries, by key."""
-        for row in self._connection.execute("SELECT * FROM entries ORDER BY key"):
-            yield _from_row(row)
+        yield from map(_from_row, self._rows("SELECT * FROM entries ORDER BY key"))
 
 
 def _to_row(entry: Entry) -> tuple[object, ...]:

@@ -94,6 +94,16 @@ class Workspace:
         return self.root / "failed.txt"
 
     @property
+    def calibration(self) -> Path:
+        """The calibration that the thresholds are from, where they are from one."""
+        return self.root / "calibration.json"
+
+    @property
+    def audit(self) -> Path:
+        """How far the labels agree with human coarse ones, where that was measured."""
+        return self.root / "audit.json"
+
+    @property
     def scratch(self) -> Path:
         """Folder of files that are still being written."""
         return self.state / ".partial"

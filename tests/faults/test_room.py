@@ -165,3 +165,19 @@ def test_a_disk_that_fills_is_a_clean_stop(command: list[str], tmp_path: Path, s
     code, result, _ = run(command, out)
     assert (code, result["skipped"]) == (0, made)
     assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_a_full_disk_for_temporary_files_is_told_before_anything_is_labelled(
+    command: list[str], tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of images for which TMPDIR has no room ends the run with what to do."""
+    many = tmp_path / "images/many"
+    many.mkdir()
+    for number in range(20_000):
+        (many / f"a name as long as those that cameras give, {number:06}.png").touch()
+    monkeypatch.setenv("TMPDIR", str(small_disk))
+    code, _, told = run(command, tmp_path / "out")
+    assert code == 4
+    assert f"no room in {small_disk}" in told
+    assert "TMPDIR" in told
+    assert not list((tmp_path / "out").rglob("*.png"))
