@@ -25,7 +25,7 @@ from storage.errors import (
 
 _USAGE_ERRORS = (SettingsError, MissingFileError, SchemaError, ForeignSettingsError, LeakError)
 
-_STARTS_AGAIN = ("estimate", "budget", "status", "verify", "evaluate", "audit", "inspect", "doctor")
+_STARTS_AGAIN = ("estimate", "budget", "status", "verify", "evaluate", "audit", "inspect", "report", "doctor")
 """Commands that keep nothing of what they have done when they are stopped."""
 
 _NOT_MET = (BudgetError, DiskFullError, GateError)
@@ -120,6 +120,7 @@ def _register() -> None:
     from cli.inspect_label import inspect_label
     from cli.label import label
     from cli.merge import merge
+    from cli.report import report
     from cli.rethreshold import rethreshold
     from cli.rounds import rounds
     from cli.run import run
@@ -137,6 +138,7 @@ def _register() -> None:
         verify,
         inspect_label,
         calibrate,
+        report,
         merge,
         train,
         evaluate,

@@ -121,14 +121,48 @@ def decode_image(path: Path, content: bytes) -> npt.NDArray[np.uint8]:
         ImageError: it is truncated, no image, of more than 8 bits, or claims to be too large.
     """
     _size_of(path, io.BytesIO(content))
+    return _decode(path, content)
+
+
+def _decode(path: Path, content: bytes, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
+    """Decode an image whose size is checked, made smaller to `size`, (height, width), where one is given."""
     try:
         with _open(io.BytesIO(content)) as image:
             if image.mode not in _EIGHT_BIT_MODES:
                 raise ImageError(
                     f"{path}: pixels are of mode {image.mode}; expected 8 bits a channel, convert it first"
                 )
-            return np.array(image.convert("RGB"))
+            if size is None:
+                return np.array(image.convert("RGB"))
+            image.draft(None, (2 * size[1], 2 * size[0]))  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size
+            return np.array(image.convert("RGB").resize(size[::-1], Image.Resampling.LANCZOS))
     except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, ImageError):
             raise
         raise ImageError(f"{path}: cannot be decoded, the file is damaged or cut off: {error}") from error
+
+
+def read_reduced(path: Path, longest: int) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
+    """Read an image made smaller; of a large JPEG at a fraction of the cost of the whole image.
+
+    Args:
+        path: of the image.
+        longest: pixels of the longer side of what is returned; a smaller image stays as it is.
+
+    Returns:
+        (height, width, 3) uint8 RGB, of `reduced_size`; and the (height, width) of the whole image.
+
+    Raises:
+        ImageError: as `read_image`.
+        WorkspaceError: it is in a store that does not answer, or refuses.
+    """
+    content = read_content(path)[0]
+    size = _size_of(path, io.BytesIO(content))
+    return _decode(path, content, reduced_size(size, longest)), size
+
+
+def reduced_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """The (height, width) of an image made smaller, so that its longer side has at most so many pixels."""
+    height, width = size
+    ratio = min(1.0, longest / max(height, width))
+    return max(1, round(height * ratio)), max(1, round(width * ratio))
