@@ -17,10 +17,22 @@ from markupsafe import Markup
 
 from pipeline.report_form import THUMBS_PER_FILE, ItemColumns, Summary, Thumb
 
-STYLES = ("page.css", "gallery.css", "viewer.css")
+STYLES = ("page.css", "charts.css", "gallery.css", "viewer.css")
 """Files of `report_page`, in the order in which they are put into the page."""
 
-SCRIPTS = ("base.js", "colors.js", "charts.js", "store.js", "filters.js", "grid.js", "viewer.js", "main.js")
+SCRIPTS = (
+    "base.js",
+    "colors.js",
+    "charts.js",
+    "overview.js",
+    "store.js",
+    "paint.js",
+    "filters.js",
+    "sidebar.js",
+    "grid.js",
+    "viewer.js",
+    "main.js",
+)
 
 ITEMS_PATH = "data/items.js"
 """Where the page looks for `items_script`, relative to itself."""
@@ -84,7 +96,6 @@ def page(summary: Summary) -> str:
         style_hash=_hash(style),
         script_hash=_hash(script),
         data=Markup(_script_json(data)),  # noqa: S704 - escaped for a script by that function
-        items_path=ITEMS_PATH,
     )
 
 

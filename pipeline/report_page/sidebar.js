@@ -1,0 +1,334 @@
+/* What the gallery is filtered and drawn by: text, order, folder, state, shares, classes; and what was found. */
+
+const RANGE_LABELS = {
+  error: "Errors against truth",
+  disagreement: "Disagreement with coarse",
+  ignore: "Ignored pixels",
+  confidence: "Mean confidence",
+};
+const BARS = 40;
+
+function field(label, control) {
+  return h("label", { class: "field" }, h("span", {}, label), control);
+}
+
+function selectOf(id, options, chosen, onchange) {
+  const made = options.map(([value, text]) => h("option", { value, selected: value === chosen }, text));
+  return h("select", { id, onchange: (event) => onchange(event.target.value) }, made);
+}
+
+function textField() {
+  const input = h("input", {
+    type: "search",
+    id: "filter-text",
+    placeholder: "part of a key",
+    autocomplete: "off",
+    spellcheck: "false",
+  });
+  input.addEventListener(
+    "input",
+    oncePerFrame(() => change({ text: input.value })),
+  );
+  return field("Search", input);
+}
+
+function sortField() {
+  const usable = Object.entries(SORTS).filter(([, { share }]) => !share || isKnown(share));
+  const select = selectOf(
+    "sort",
+    usable.map(([id, { label }]) => [id, label]),
+    query.sort,
+    (sort) => change({ sort }),
+  );
+  const turn = h(
+    "button",
+    { type: "button", id: "reverse", title: "Turn the order round", "aria-label": "Turn the order round" },
+    "⇅",
+  );
+  turn.addEventListener("click", () => change({ reverse: !query.reverse }));
+  return h("div", { class: "field" }, h("label", { for: "sort" }, "Order"), h("div", { class: "pair" }, select, turn));
+}
+
+function worstField() {
+  const input = h("input", { type: "number", id: "worst", min: 0, step: 1, placeholder: "all", inputmode: "numeric" });
+  input.addEventListener("input", () => change({ worst: Math.max(0, Math.floor(Number(input.value) || 0)) }));
+  return field("Only the first", input);
+}
+
+function folderField() {
+  const sizes = new Array(items.folders.length).fill(0);
+  items.folder.forEach((folder) => (sizes[folder] += 1));
+  const options = items.folders.map((name, index) => [
+    String(index),
+    `${name || "(top folder)"} (${count(sizes[index])})`,
+  ]);
+  options.sort((a, b) => items.folders[a[0]].localeCompare(items.folders[b[0]], "en", { numeric: true }));
+  const select = selectOf("folder", [["", "all"], ...options], "", (value) =>
+    change({ folder: value === "" ? null : Number(value) }),
+  );
+  return field("Folder", select);
+}
+
+function stateField() {
+  const usable = Object.entries(STATES).filter(([, { test }]) => items.key.some((_, item) => test(item)));
+  if (usable.length < 2) return null;
+  const options = usable.map(([id, { label }]) => [id, label]);
+  return field(
+    "State",
+    selectOf("state", [["", "any"], ...options], "", (value) => change({ state: value || null })),
+  );
+}
+
+/* Two sliders on one track, over a histogram of all items. */
+function rangeField(name) {
+  const bars = new Array(BARS).fill(0);
+  for (const share of items.shares[name]) {
+    if (!Number.isNaN(share)) bars[Math.min(BARS - 1, Math.floor(share * BARS))] += 1;
+  }
+  const most = Math.sqrt(Math.max(...bars));
+  const picture = svg("svg", { viewBox: `0 0 ${BARS} 10`, preserveAspectRatio: "none", "aria-hidden": "true" });
+  bars.forEach((size, i) => {
+    const height = (10 * Math.sqrt(size)) / most; // square root: a few items at the far end are what is looked for
+    picture.append(svg("rect", { x: i + 0.1, width: 0.8, y: 10 - height, height }));
+  });
+  const slider = (end) =>
+    h("input", {
+      type: "range",
+      id: `${name}-${end}`,
+      min: 0,
+      max: 1,
+      step: 0.005,
+      value: EVERYTHING[end],
+      "aria-label": `${RANGE_LABELS[name]}, ${end === "low" ? "at least" : "at most"}`,
+    });
+  const [low, high] = [slider("low"), slider("high")];
+  const text = h("output", {});
+  const element = h(
+    "div",
+    { class: "range", "data-share": name },
+    h("div", { class: "range-head" }, h("span", {}, RANGE_LABELS[name]), text),
+    h("div", { class: "range-track" }, picture, low, high),
+  );
+  const changed = oncePerFrame(() => {
+    const ranges = { ...query.ranges, [name]: { low: Number(low.value), high: Number(high.value) } };
+    if (ranges[name].low <= 0 && ranges[name].high >= 1) delete ranges[name];
+    change({ ranges });
+  });
+  low.addEventListener("input", () => {
+    low.value = Math.min(Number(low.value), Number(high.value));
+    changed();
+  });
+  high.addEventListener("input", () => {
+    high.value = Math.max(Number(low.value), Number(high.value));
+    changed();
+  });
+  const show = () => {
+    const range = query.ranges[name] ?? EVERYTHING;
+    low.value = range.low;
+    high.value = range.high;
+    low.style.zIndex = range.low > 0.5 ? 2 : 1; // both at the right end: the lower one must be the one that can be taken
+    text.textContent = name in query.ranges ? `${percent(range.low)} – ${percent(range.high)}` : "any";
+    [...picture.children].forEach((bar, i) =>
+      bar.classList.toggle("out", (i + 1) / BARS <= range.low || i / BARS >= range.high),
+    );
+  };
+  return { element, show };
+}
+
+/* The legend: a box to see only images with the class, a name to see only the class in the images. */
+function legend() {
+  const rows = summary.classes.map((row, index) => {
+    const box = h("input", { type: "checkbox", id: `has-${index}`, "aria-label": `Only images with ${row.name}` });
+    box.addEventListener("change", () => {
+      const others = query.classes.filter((other) => other !== index);
+      change({ classes: box.checked ? [...others, index] : others });
+    });
+    const name = h(
+      "button",
+      { type: "button", class: "class-name", "aria-pressed": "false", title: `Show only ${row.name} in the images` },
+      swatch(index),
+      h("span", {}, row.name),
+    );
+    name.addEventListener("click", () => {
+      setHighlight(index);
+      writeAddress();
+    });
+    const number = h("span", { class: "number" });
+    return { box, name, number, element: h("li", {}, box, name, number) };
+  });
+  const show = () => {
+    const found = new Uint32Array(rows.length);
+    for (const item of query.matches)
+      for (let index = 0; index < found.length; index += 1) found[index] += hasClass(item, index);
+    rows.forEach(({ box, name, number, element }, index) => {
+      box.checked = query.classes.includes(index);
+      number.textContent = count(found[index]);
+      element.classList.toggle("none", !found[index]);
+      name.setAttribute("aria-pressed", String(look.highlight === index));
+    });
+  };
+  const element = h(
+    "fieldset",
+    { class: "legend" },
+    h("legend", {}, "Classes"),
+    h("p", { class: "hint" }, "Tick: only images that have it. Name: show only it."),
+    h(
+      "ul",
+      {},
+      rows.map((row) => row.element),
+    ),
+  );
+  return { element, show };
+}
+
+async function copyText(text, done) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    const area = h("textarea", { class: "hidden" }, text); // where a page from a folder may not use the clipboard
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+  say(done);
+}
+
+const matchingKeys = () => Array.from(query.matches, (item) => `${items.key[item]}\n`).join("");
+
+function saveKeys() {
+  const link = h("a", {
+    href: URL.createObjectURL(new Blob([matchingKeys()], { type: "text/plain" })),
+    download: "keys.txt",
+  });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}
+
+/* One of several layers, for one side of the split. */
+function layerPicker(side, label, onchange) {
+  const select = selectOf(
+    `${side}-layer-${label}`,
+    layers.map(({ id, label: text }) => [id, text]),
+    shown[side],
+    (id) => {
+      shown[side] = id;
+      onchange();
+    },
+  );
+  select.classList.add("layer");
+  select.setAttribute("aria-label", side === "left" ? "Left of the split" : "Right of the split");
+  return { element: select, show: () => (select.value = shown[side]) };
+}
+
+function opacitySlider(id) {
+  const input = h("input", {
+    type: "range",
+    id,
+    min: 0,
+    max: 1,
+    step: 0.05,
+    value: shown.opacity,
+    "aria-label": "Opacity of labels",
+  });
+  input.addEventListener("input", () => {
+    shown.opacity = Number(input.value);
+    lookChanged();
+  });
+  return {
+    element: h("label", { class: "opacity" }, h("span", {}, "Opacity"), input),
+    show: () => (input.value = shown.opacity),
+  };
+}
+
+const keepAddress = oncePerFrame(() => writeAddress());
+
+function lookChanged() {
+  tell("look");
+  keepAddress();
+}
+
+function resultsBar() {
+  const found = h("p", { id: "found", "aria-live": "polite" });
+  const reset = h("button", { type: "button", id: "reset" }, "Clear filters");
+  const copy = h(
+    "button",
+    { type: "button", id: "copy-keys", title: "For autocoarse export --select keys:FILE" },
+    "Copy keys",
+  );
+  const save = h(
+    "button",
+    { type: "button", id: "save-keys", title: "For autocoarse export --select keys:FILE" },
+    "Save keys",
+  );
+  const share = h("button", { type: "button", id: "copy-link", title: "The address holds the filters" }, "Copy link");
+  const clear = () => {
+    change(noFilters());
+    byId("filter-text").value = "";
+  };
+  reset.addEventListener("click", clear);
+  byId("nothing-reset").addEventListener("click", clear);
+  copy.addEventListener("click", () => copyText(matchingKeys(), `${count(query.matches.length)} keys copied`));
+  save.addEventListener("click", saveKeys);
+  share.addEventListener("click", () => copyText(location.href, "Link copied"));
+  const parts = [
+    layerPicker("left", "grid", lookChanged),
+    layerPicker("right", "grid", lookChanged),
+    opacitySlider("grid-opacity"),
+  ];
+  byId("results-bar").append(
+    found,
+    h(
+      "div",
+      { class: "looks" },
+      parts[0].element,
+      h("span", { class: "against", "aria-hidden": "true" }, "|"),
+      parts[1].element,
+      parts[2].element,
+    ),
+    h("div", { class: "actions" }, reset, copy, save, share),
+  );
+  when("query", () => {
+    const some = query.matches.length < items.count ? ` of ${count(items.count)}` : "";
+    found.replaceChildren(h("strong", {}, count(query.matches.length)), `${some} images`);
+    reset.hidden = !isFiltered();
+    copy.disabled = save.disabled = !query.matches.length;
+  });
+  when("look", () => parts.forEach((part) => part.show()));
+}
+
+function startSidebar() {
+  const ranges = SHARES.filter(isKnown).map(rangeField);
+  const classes = legend();
+  const body = h(
+    "div",
+    { class: "filters-body" },
+    textField(),
+    sortField(),
+    h("div", { class: "pair" }, folderField(), worstField()),
+    stateField(),
+    ranges.map((range) => range.element),
+    classes.element,
+  );
+  const details = h(
+    "details",
+    { id: "filters-fold", open: !phone.matches },
+    h("summary", {}, "Filters and classes"),
+    body,
+  );
+  phone.addEventListener("change", () => (details.open = !phone.matches));
+  byId("filters").append(details);
+  resultsBar();
+  when("query", () => {
+    const text = byId("filter-text");
+    if (text !== document.activeElement) text.value = query.text;
+    byId("sort").value = query.sort;
+    byId("folder").value = query.folder ?? "";
+    if (byId("state")) byId("state").value = query.state ?? "";
+    const worst = byId("worst");
+    if (worst !== document.activeElement) worst.value = query.worst || "";
+    byId("reverse").setAttribute("aria-pressed", String(query.reverse));
+    [...ranges, classes].forEach((part) => part.show());
+  });
+  when("look", classes.show);
+}
