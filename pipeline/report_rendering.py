@@ -28,6 +28,7 @@ SCRIPTS = (
     "store.js",
     "paint.js",
     "filters.js",
+    "ranges.js",
     "sidebar.js",
     "grid.js",
     "viewer.js",

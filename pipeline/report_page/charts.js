@@ -97,7 +97,7 @@ function longTail() {
       colored(color, summary.classes.indexOf(row));
       group.append(
         color,
-        text(16, y + 4, shorten(row.name, left - 20), "label"),
+        text(18, y + 4, shorten(row.name, left - 24), "label"),
         line(from, y, Math.max(...places), y, "between"),
       );
       values.forEach(([id, value], k) =>
@@ -110,20 +110,26 @@ function longTail() {
   });
 }
 
-/* The frame of a chart of shares against shares: ticks each quarter of what is shown. */
+/* Round shares from low to high, no more than `most` steps. */
+function ticks(low, high, most) {
+  const step = [0.02, 0.05, 0.1, 0.2, 0.25, 0.5].find((size) => (high - low) / size <= most + 1e-9) ?? 1;
+  const made = [];
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + 1e-9; i += 1) made.push(i * step);
+  return made;
+}
+
+/* The frame of a chart of shares against shares. */
 function shareFrame(width, height, [x0, x1], [y0, y1], [xLabel, yLabel]) {
-  const area = { left: 38, right: width - 10, top: 8, bottom: height - 34 };
+  const area = { left: 44, right: width - 10, top: 8, bottom: height - 34 };
   const x = (value) => area.left + ((value - x0) / (x1 - x0)) * (area.right - area.left);
   const y = (value) => area.bottom - ((value - y0) / (y1 - y0)) * (area.bottom - area.top);
   const marks = [];
-  const steps = width < 210 ? 2 : 4;
-  for (let i = 0; i <= steps; i += 1) {
-    const [atX, atY] = [x0 + ((x1 - x0) * i) / steps, y0 + ((y1 - y0) * i) / steps];
-    marks.push(
-      line(area.left, y(atY), area.right, y(atY), "gridline"),
-      text(area.left - 6, y(atY) + 4, `${+(100 * atY).toFixed(1)}`, "tick", "end"),
-    );
-    marks.push(text(x(atX), area.bottom + 15, `${+(100 * atX).toFixed(1)}`, "tick", "middle"));
+  for (const share of ticks(y0, y1, height < 200 ? 4 : 6)) {
+    marks.push(line(area.left, y(share), area.right, y(share), "gridline"));
+    marks.push(text(area.left - 6, y(share) + 4, `${Math.round(100 * share)}`, "tick", "end"));
+  }
+  for (const share of ticks(x0, x1, width < 260 ? 4 : 6)) {
+    marks.push(text(x(share), area.bottom + 15, `${Math.round(100 * share)}`, "tick", "middle"));
   }
   marks.push(text((area.left + area.right) / 2, height - 4, xLabel, "axis", "middle"));
   marks.push(
@@ -163,9 +169,9 @@ function curveChart(curve) {
   const row = summary.classes[curve.class_index];
   const chosen = chosenPoint({ ...curve, points });
   const readout = h("output", { class: "readout" });
-  const describe = (point, words = "") =>
-    `> ${point.threshold.toFixed(2)}: ${percent(point.precision)} right, ${percent(point.coverage)} covered${words}`;
-  const rest = () => (readout.textContent = chosen ? describe(chosen, " ●") : points.length ? "" : "nothing to judge");
+  const describe = (point) =>
+    `> ${point.threshold.toFixed(2)}: ${percent(point.precision)} right, ${percent(point.coverage)} covered`;
+  const rest = () => (readout.textContent = chosen ? describe(chosen) : points.length ? "" : "nothing to judge");
   const drawing = chart(
     `${row.name}: precision against coverage. ${points.map((point) => describe(point)).join("; ")}`,
     (width) => {
@@ -291,6 +297,7 @@ function coverageMap() {
   const floor = most - least < 0.02 ? Math.max(0, most - 0.02) : least; // no drama where all is the same
   const label = `Share of images with a label at each place, from ${percent(least)} to ${percent(most)}`;
   const canvas = h("canvas", { width: wide, height: high, class: "heat", role: "img", "aria-label": label });
+  canvas.style.width = `min(100%, ${Math.round((360 * wide) / high)}px)`;
   const picture = new ImageData(wide, high);
   rows.flat().forEach((share, i) => {
     if (share != null) picture.data.set([...cividis((share - floor) / (most - floor || 1)), 255], 4 * i);

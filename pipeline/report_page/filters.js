@@ -1,12 +1,10 @@
 /* Which items are shown, in which order, and the address that says so, so that a view can be shared. */
 
-const EVERYTHING = { low: 0, high: 1 };
-
 const SORTS = {
-  error: { label: "Most errors first", share: "error", down: true },
-  disagreement: { label: "Most disagreement with coarse first", share: "disagreement", down: true },
-  ignore: { label: "Most ignored first", share: "ignore", down: true },
-  confidence: { label: "Least confident first", share: "confidence", down: false },
+  error: { label: "Most errors", share: "error", down: true },
+  disagreement: { label: "Most disagreement", share: "disagreement", down: true },
+  ignore: { label: "Most ignored", share: "ignore", down: true },
+  confidence: { label: "Least confident", share: "confidence", down: false },
   key: { label: "By key" },
 };
 
@@ -117,7 +115,7 @@ function readAddress(hash) {
   Object.assign(query, noFilters(), { text: parts.get("text") ?? "", reverse: parts.get("reverse") === "1" });
   if (parts.has("folder")) query.folder = items.folders.indexOf(parts.get("folder"));
   if (query.folder === -1) query.folder = null;
-  if (parts.get("state") in STATES) query.state = parts.get("state");
+  if (Object.hasOwn(STATES, parts.get("state"))) query.state = parts.get("state");
   query.classes = parts
     .getAll("class")
     .map(classIndex)
@@ -128,7 +126,7 @@ function readAddress(hash) {
   }
   query.worst = Math.max(0, Math.floor(Number(parts.get("first")) || 0));
   const sort = parts.get("sort");
-  query.sort = sort in SORTS && (sort === "key" || isKnown(sort)) ? sort : defaultSort();
+  query.sort = Object.hasOwn(SORTS, sort) && (sort === "key" || isKnown(sort)) ? sort : defaultSort();
   const only = classIndex(parts.get("only"));
   look.highlight = only >= 0 ? only : null;
   look.version += 1;

@@ -312,7 +312,7 @@ function buildOverview() {
       ? h("section", { class: "panel notes" }, h("h2", {}, "To know before judging"), h("ul", {}, notes))
       : "",
     panel(
-      "Pixels per class, before and after",
+      seriesKnown().length > 1 ? "Pixels per class, before and after" : "Pixels per class",
       "Rare classes count: the scale is logarithmic.",
       seriesLegend(),
       longTail(),

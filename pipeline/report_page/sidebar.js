@@ -1,13 +1,5 @@
 /* What the gallery is filtered and drawn by: text, order, folder, state, shares, classes; and what was found. */
 
-const RANGE_LABELS = {
-  error: "Errors against truth",
-  disagreement: "Disagreement with coarse",
-  ignore: "Ignored pixels",
-  confidence: "Mean confidence",
-};
-const BARS = 40;
-
 function field(label, control) {
   return h("label", { class: "field" }, h("span", {}, label), control);
 }
@@ -77,62 +69,6 @@ function stateField() {
     "State",
     selectOf("state", [["", "any"], ...options], "", (value) => change({ state: value || null })),
   );
-}
-
-/* Two sliders on one track, over a histogram of all items. */
-function rangeField(name) {
-  const bars = new Array(BARS).fill(0);
-  for (const share of items.shares[name]) {
-    if (!Number.isNaN(share)) bars[Math.min(BARS - 1, Math.floor(share * BARS))] += 1;
-  }
-  const most = Math.sqrt(Math.max(...bars));
-  const picture = svg("svg", { viewBox: `0 0 ${BARS} 10`, preserveAspectRatio: "none", "aria-hidden": "true" });
-  bars.forEach((size, i) => {
-    const height = (10 * Math.sqrt(size)) / most; // square root: a few items at the far end are what is looked for
-    picture.append(svg("rect", { x: i + 0.1, width: 0.8, y: 10 - height, height }));
-  });
-  const slider = (end) =>
-    h("input", {
-      type: "range",
-      id: `${name}-${end}`,
-      min: 0,
-      max: 1,
-      step: 0.005,
-      value: EVERYTHING[end],
-      "aria-label": `${RANGE_LABELS[name]}, ${end === "low" ? "at least" : "at most"}`,
-    });
-  const [low, high] = [slider("low"), slider("high")];
-  const text = h("output", {});
-  const element = h(
-    "div",
-    { class: "range", "data-share": name },
-    h("div", { class: "range-head" }, h("span", {}, RANGE_LABELS[name]), text),
-    h("div", { class: "range-track" }, picture, low, high),
-  );
-  const changed = oncePerFrame(() => {
-    const ranges = { ...query.ranges, [name]: { low: Number(low.value), high: Number(high.value) } };
-    if (ranges[name].low <= 0 && ranges[name].high >= 1) delete ranges[name];
-    change({ ranges });
-  });
-  low.addEventListener("input", () => {
-    low.value = Math.min(Number(low.value), Number(high.value));
-    changed();
-  });
-  high.addEventListener("input", () => {
-    high.value = Math.max(Number(low.value), Number(high.value));
-    changed();
-  });
-  const show = () => {
-    const range = query.ranges[name] ?? EVERYTHING;
-    low.value = range.low;
-    high.value = range.high;
-    low.style.zIndex = range.low > 0.5 ? 2 : 1; // both at the right end: the lower one must be the one that can be taken
-    text.textContent = name in query.ranges ? `${percent(range.low)} – ${percent(range.high)}` : "any";
-    [...picture.children].forEach((bar, i) =>
-      bar.classList.toggle("out", (i + 1) / BARS <= range.low || i / BARS >= range.high),
-    );
-  };
-  return { element, show };
 }
 
 /* The legend: a box to see only images with the class, a name to see only the class in the images. */

@@ -57,7 +57,7 @@ class Expected:
 
 def label_maps(item: int) -> dict[Layer, npt.NDArray[np.uint8]]:
     """An item's label maps: sky over road, a pole in every third; the border between them differs by layer."""
-    height, width = SIZE
+    height = SIZE[0]
     maps: dict[Layer, npt.NDArray[np.uint8]] = {}
     layers: tuple[Layer, ...] = ("coarse", "auto", "merged", "truth")
     for shift, layer in enumerate(layers):
