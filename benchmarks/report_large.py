@@ -10,7 +10,7 @@ of a folder of coarse labels. Each report is made by a process of its own.
 import argparse
 import json
 import os
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -60,6 +60,15 @@ def _link(folder: Path, run: Workspace, item: ReportItem, number: int) -> str:
     return key
 
 
+# what the system counts of a child's memory has its parent's in it, before it runs its own program
+_COMMAND = """
+import atexit, pathlib, sys
+atexit.register(lambda: sys.stderr.write(pathlib.Path("/proc/self/status").read_text()))
+from cli.main import main
+main()
+"""
+
+
 def main() -> None:
     """Print a row for each number of items."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -71,27 +80,20 @@ def main() -> None:
     options = parser.parse_args()
     sources = find_sources(ReportSettings.checked(run=options.run, coarse=options.coarse))
     print("| items | seconds | a second | peak MB | thumbnails | their MB | table MB | all MB |\n|" + "---|" * 8)
-    before = 0
     for count in sorted(options.counts):
         with tempfile.TemporaryDirectory(dir=options.folder) as name:
             make_run(Path(name), sources, count)
             coarse = ["--coarse", str(Path(name, "coarse"))] if options.coarse else []
-            command = "from cli.main import main; main()"
             arguments = ["report", str(Path(name, "run")), *coarse, "--thumb-bytes", options.thumb_bytes, "--json"]
             result = subprocess.run(
-                [sys.executable, "-c", command, *arguments],
-                check=True,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
+                [sys.executable, "-c", _COMMAND, *arguments], check=True, capture_output=True, text=True
             )
             got = json.loads(result.stdout.splitlines()[-1])
             table = (Path(got["out"]) / "data/items.js").stat().st_size
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
-        note = " or less" if peak == before else ""  # the largest child so far
-        before = peak
+        peak = max(int(kilobytes) for kilobytes in re.findall(r"VmHWM:\s*(\d+)", result.stderr)) / 1e3
         seconds = got["seconds"]
         print(
-            f"| {count:,} | {seconds:.0f} | {count / seconds:.0f} | {peak:.0f}{note} | {got['thumbs']:,} | "
+            f"| {count:,} | {seconds:.0f} | {count / seconds:.0f} | {peak:.0f} | {got['thumbs']:,} | "
             f"{got['thumb_bytes'] / 1e6:.1f} | {table / 1e6:.2f} | {got['bytes'] / 1e6:.1f} |",
             flush=True,
         )
