@@ -261,7 +261,8 @@ def test_pointer_names_what_is_under_it(report: Page) -> None:
     report.until(STAGE_DRAWN)
     report.run(
         "const p = document.querySelector('.picture'), b = p.getBoundingClientRect();"
-        "p.dispatchEvent(new PointerEvent('pointermove', {clientX: b.left + 0.4 * b.width, clientY: b.top + 0.5 * b.height}))"
+        "const at = { clientX: b.left + 0.4 * b.width, clientY: b.top + 0.5 * b.height };"
+        "p.dispatchEvent(new PointerEvent('pointermove', at))"
     )
     names = report.run("return [...document.querySelectorAll('#tip span')].map((s) => s.textContent)")
     assert names == [f"{layer} {HOSTILE_CLASS}" for layer in ("Coarse", "Auto", "Merged", "Truth")]
@@ -273,7 +274,7 @@ def test_hostile_names_are_text(report: Page) -> None:
     # any alert would make the driver raise at the next command
     assert report.run("return document.querySelectorAll('script').length") == 2
     assert report.run("return document.querySelectorAll('img, b, i, u').length") == 0
-    assert report.run("return document.title") == "run <b>one</b> – autocoarse report"
+    assert report.run("return document.title") == "run <b>one</b> - autocoarse report"
     assert "cannot decode <img src=x onerror=alert(4)>" in report.one("#overview").text
     assert HOSTILE_KEY in report.run("return document.querySelector('dl.made').textContent")
     report.press("g")
@@ -284,6 +285,16 @@ def test_hostile_names_are_text(report: Page) -> None:
     report.run("document.querySelector('.card').click()")
     report.until(STAGE_DRAWN)
     assert report.run("return document.querySelectorAll('img, b, i, u, #grid script').length") == 0
+
+
+def test_no_other_script_runs(report: Page) -> None:
+    """The page's policy keeps a script from running that did not come with it, should one ever get in."""
+    report.open()
+    report.run(
+        "const s = document.createElement('script'); s.textContent = 'window.intruder = true'; document.body.append(s)"
+    )
+    assert report.run("return window.intruder") is None
+    assert all("Content Security Policy" in complaint for complaint in report.complaints())
 
 
 def test_item_without_a_coarse_label(report: Page) -> None:
