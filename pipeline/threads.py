@@ -81,18 +81,3 @@ def map_ahead(
             yield pending.popleft().result()
     while pending:
         yield pending.popleft().result()
-
-
-def work_in_order(items: Iterable[Item], work: Callable[[Item], Result], workers: int) -> Iterator[Result]:
-    """Work on items in threads and give the results in order; no more than two a thread wait to be taken.
-
-    Args:
-        items: taken as they are needed, a few ahead.
-        work: done in a thread; what it raises ends the work.
-        workers: number of threads.
-    """
-    with ThreadPoolExecutor(workers, "work") as pool:
-        try:
-            yield from map_ahead(work, items, pool, 2 * workers)
-        finally:
-            pool.shutdown(cancel_futures=True)

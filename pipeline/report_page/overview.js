@@ -53,7 +53,7 @@ function tiles() {
       ),
     );
   if (summary.coverage != null)
-    made.push(tile("Coverage", percent(summary.coverage), "of pixels whose class is known, rightly labelled"));
+    made.push(tile("Coverage", percent(summary.coverage), "of pixels whose class is known, given one"));
   const budget =
     size.budget == null
       ? `labels ${bytes(size.labels)}${size.soft ? `, confidence ${bytes(size.soft)}` : ""}`
