@@ -20,7 +20,7 @@ from teacher.decision import DecisionRule
 from teacher.execution import Execution
 from teacher.fusion import check_scales, hierarchical_logits, predict_scales
 from teacher.joint_decision import decide_jointly
-from teacher.networks.prediction import Network
+from teacher.networks.prediction import Fusion, Network
 from teacher.networks.registry import NetworkSpec
 from teacher.normalisation import normalise
 from teacher.tiling import tiled
@@ -139,13 +139,16 @@ class Teacher:
         """Let go of what the device keeps from image to image: before a smaller batch, or tiles, are tried."""
         self._execution.release()
 
-    def logits(self, image: Image, scales: Sequence[float], *, flip: bool = False) -> Tensor:
+    def logits(
+        self, image: Image, scales: Sequence[float], *, flip: bool = False, fusion: Fusion | None = None
+    ) -> Tensor:
         """Predict one image: the fused prediction of all scales.
 
         Args:
             image: RGB, (height, width, 3), uint8.
             scales: ratios to the image, 1.0 among them.
             flip: average with the mirrored image's logits.
+            fusion: how scales are fused; None: as the network was trained for.
 
         Returns:
             Joint logits, (class, height, width), float32, on the teacher's device.
@@ -156,14 +159,20 @@ class Teacher:
         """
         with torch.inference_mode():
             batch = self._batch([image])
-            joint = hierarchical_logits(self._execution, batch, scales)
+            joint = hierarchical_logits(self._execution, batch, scales, fusion or self.spec.attention)
             if flip:
-                mirrored = hierarchical_logits(self._execution, batch.flip(-1), scales)
+                mirrored = hierarchical_logits(self._execution, batch.flip(-1), scales, fusion or self.spec.attention)
                 joint = (joint + mirrored.flip(-1)) / 2
             return joint[0]
 
     def label(
-        self, images: Sequence[Image], scales: Sequence[float], threshold: float, *, flip: bool = False
+        self,
+        images: Sequence[Image],
+        scales: Sequence[float],
+        threshold: float,
+        *,
+        flip: bool = False,
+        fusion: Fusion | None = None,
     ) -> list[Image]:
         """Label images of one size as one batch. Only the labels leave the device.
 
@@ -172,6 +181,7 @@ class Teacher:
             scales: ratios to the images, 1.0 among them.
             threshold: keep where confidence > threshold; in [0, 1).
             flip: average with the mirrored images' logits.
+            fusion: how scales are fused; None: as the network was trained for.
 
         Returns:
             For each image a label (height, width) uint8: a class index, or 255 where the confidence is too low.
@@ -181,7 +191,7 @@ class Teacher:
             ImageError: not such images, of different sizes, or too small for the lowest scale.
         """
         rule = DecisionRule((threshold,))
-        return [decision.label for decision in self.decide(images, scales, rule, flip=flip)]
+        return [decision.label for decision in self.decide(images, scales, rule, flip=flip, fusion=fusion)]
 
     def decide(
         self,
@@ -191,6 +201,7 @@ class Teacher:
         *,
         flip: bool = False,
         tile: int | None = None,
+        fusion: Fusion | None = None,
     ) -> list[Decision]:
         """Label images of one size as one batch, and say what is to be kept. Only that leaves the device.
 
@@ -202,6 +213,7 @@ class Teacher:
             rule: the thresholds, one or one a class, and what is kept.
             flip: average with the mirrored images' logits.
             tile: side of the tiles in which larger images are predicted, in pixels; None: images are predicted whole.
+            fusion: how scales are fused; None: as the network was trained for.
 
         Raises:
             SettingsError: the scales, a threshold, the steps or the tile are out of range, or the thresholds are not as
@@ -216,9 +228,10 @@ class Teacher:
         network = self.network(tile)
         with torch.inference_mode():
             batch = self._batch(images)
-            views = [predict_scales(network, batch, scales)]
+            how = fusion or self.spec.attention
+            views = [predict_scales(network, batch, scales, how)]
             if flip:
-                mirrored = predict_scales(network, batch.flip(-1), scales)
+                mirrored = predict_scales(network, batch.flip(-1), scales, how)
                 views.append(tuple(prediction.mirrored() for prediction in mirrored))
             size = (batch.shape[-2], batch.shape[-1])
             del batch  # three floats a pixel that nobody needs any more
