@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.console import Console, human_bytes
+from cli.label_options import fusion_option
 from cli.options import (
     FILE,
     OUT,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--classes", help="Class schema: cityscapes, camvid, ... or a file; the teacher's own by default.")
 @click.option("--size", "sizes", type=PixelSize(), multiple=True, help="Size of the images; may be given repeatedly.")
 @click.option("--scales", type=Numbers(), default="0.5,1,2", show_default=True, help="Must contain 1.")
+@fusion_option
 @click.option("--batch", type=int, default=1, show_default=True, help="Images of equal size labelled together.")
 @click.option("--flip", is_flag=True, help="With the mirror image.")
 @click.option(
@@ -65,6 +67,7 @@ def doctor(
     from pipeline.fitting import Work, memory_of
     from pipeline.machine import room_on
     from pipeline.settings import LabellingRecipe
+    from teacher.fusion import scales_of
 
     if (teacher is None) != (not sizes):
         raise click.UsageError("--teacher and --size go together: the plan is that of a teacher for images of a size")
@@ -78,11 +81,12 @@ def doctor(
     if teacher is not None:
         loaded = _load(teacher, weights, classes, device, how)
         memory, room = memory_of(loaded), room_on(loaded.device)
-        work = Work(how.scales, how.flip, how.keep)
+        scales = scales_of(how.fusion or loaded.spec.attention, how.scales)[::-1]
+        work = Work(scales, how.flip, how.keep)
         plans = [plan_size(memory, size, work, room, how.batch) for size in sizes]
         console.say(
             f"\n{loaded.spec.network} on {loaded.device}, {how.precision}, scales "
-            f"{', '.join(f'{s:g}' for s in how.scales)}: weights {human_bytes(memory.weights)}, "
+            f"{', '.join(f'{s:g}' for s in scales)}: weights {human_bytes(memory.weights)}, "
             f"{memory.forward.per_pixel:.0f} bytes a pixel of the largest scale, {human_bytes(room)} free"
         )
         for plan in plans:

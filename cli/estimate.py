@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _OF_THE_TEACHER = (
     "weights",
     "scales",
+    "fusion",
     "threshold",
     "class_thresholds",
     "thresholds",

@@ -8,6 +8,7 @@ import click
 from click.core import ParameterSource
 
 from cli.console import Console, Stages, human_bytes
+from cli.label_options import fusion_option
 from cli.options import (
     FILE,
     FOLDER,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 @click.option("--checkpoint", type=FILE, help="A network to judge, with --images.")
 @click.option("--images", type=FOLDER, help="Images that the network labels.")
 @click.option("--scales", type=Numbers(), default="0.5,1,2", show_default=True, help="Must contain 1.")
+@fusion_option
 @click.option("--allow-training-images", is_flag=True, help="Judge a network also on images it was trained on.")
 @device_option
 @precision_option
@@ -84,7 +86,7 @@ def _check_use(ctx: click.Context, options: dict[str, Any]) -> None:
     if options["checkpoint"] is not None and options["images"] is None:
         raise click.UsageError("--checkpoint needs --images, the images that it is to label", ctx)
     if options["labels"] is not None:
-        for name in ("images", "scales", "device", "precision", "allow_training_images"):
+        for name in ("images", "scales", "fusion", "device", "precision", "allow_training_images"):
             if ctx.get_parameter_source(name) in (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP):
                 raise click.UsageError(
                     f"--{name.replace('_', '-')} is for --checkpoint; labels are judged as they are", ctx
@@ -107,9 +109,15 @@ def _start(options: dict[str, Any]) -> "Iterator[EvaluationProgress]":
     teacher = load_teacher(
         options["checkpoint"], schema=schema, device=options["device"], precision=options["precision"]
     )
-    allowed = options["allow_training_images"]
     return evaluate_network(
-        teacher, options["images"], truth, options["scales"], layout, ids, allow_training_images=allowed
+        teacher,
+        options["images"],
+        truth,
+        options["scales"],
+        layout,
+        ids,
+        fusion=options["fusion"],
+        allow_training_images=options["allow_training_images"],
     )
 
 

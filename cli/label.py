@@ -112,15 +112,19 @@ def label(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validated
 
 
 def _say_plan(run: "LabelRun", console: Console) -> None:
+    from teacher.fusion import scales_of
+
     plan, settings = run.plan, run.settings
     own = ", ".join(f"{name} {value:g}" for name, value in settings.class_thresholds.items())
     refused = f", {plan.refused_count} that cannot be" if plan.refused_count else ""
+    fusion = settings.fusion or run.teacher.spec.attention
+    scales = scales_of(fusion, settings.scales)[::-1]
+    how = f" ({fusion})" if len(scales) > 1 else ""
     of_shard = "" if settings.shard is None else f" of shard {settings.shard}"
     console.say(
         f"{plan.total} images{of_shard}: {plan.done_count} done before, {plan.to_do_count} to label{refused}, with "
         f"{run.teacher.spec.network} on {run.workers.name or run.teacher.device}, scales "
-        f"{', '.join(f'{s:g}' for s in settings.scales)}, threshold {settings.threshold:g}"
-        + (f" ({own})" if own else "")
+        f"{', '.join(f'{s:g}' for s in scales)}{how}, threshold {settings.threshold:g}" + (f" ({own})" if own else "")
     )
     if run.workers.dashboard:
         console.say(f"dask's dashboard: {run.workers.dashboard}")

@@ -8,8 +8,15 @@ from click.core import ParameterSource
 
 from cli.options import FILE, Numbers, class_thresholds_option, png_option, precision_option
 
+fusion_option = click.option(
+    "--fusion",
+    type=click.Choice(["hierarchical", "average", "single"]),
+    help="How scales are fused: by attention, as a mean of logits, or scale 1 alone.  [default: the network's own]",
+)
+
 _OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
     click.option("--scales", type=Numbers(), default="0.5,1,2", show_default=True, help="Must contain 1."),
+    fusion_option,
     click.option("--threshold", type=float, default=0.5, show_default=True, help="Keep where confidence > threshold."),
     class_thresholds_option(""),
     click.option(

@@ -13,12 +13,31 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _RECIPE: tuple[Decorator, ...] = (
     click.option(
         "--network",
-        type=click.Choice(["deeplabv3plus", "hrnet-ocr"]),
+        type=click.Choice(["deeplabv3plus", "deeperlab", "hrnet-ocr"]),
         default="deeplabv3plus",
         show_default=True,
-        help="What is trained.",
+        help="What is trained; `autocoarse networks` lists them with what they take.",
     ),
-    click.option("--encoder", help="timm's name of the encoder of deeplabv3plus.  [default: tf_efficientnet_lite0]"),
+    click.option(
+        "--encoder",
+        help="timm's name of the encoder, or wide_resnet38; of hrnet-ocr hrnet_w18, _w32 or _w48.  "
+        "[default: tf_efficientnet_lite0; hrnet_w48]",
+    ),
+    click.option(
+        "--output-stride",
+        type=int,
+        default=16,
+        show_default=True,
+        help="Of the encoder's coarsest features: 8 is finer, and costs two to four times as much.",
+    ),
+    click.option(
+        "--attention",
+        type=click.Choice(["hierarchical", "average", "single"]),
+        default="hierarchical",
+        show_default=True,
+        help="How scales are fused: by an attention, trained at 0.5 and 1; or, trained at 1 alone and without one, by "
+        "their mean or not at all.",
+    ),
     click.option("--encoder-weights", type=FILE, help="Its pretrained weights; random without. Nothing is downloaded."),
     click.option(
         "--start-weights",

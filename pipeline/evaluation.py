@@ -18,6 +18,7 @@ from storage.label_png import encode_label_png
 from storage.layouts import Layout
 from storage.schema import ClassSchema, Ids
 from teacher import Teacher
+from teacher.networks.prediction import Fusion
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,7 @@ def evaluate_network(
     layout: Layout = "folder",
     ids: Ids | None = None,
     *,
+    fusion: Fusion | None = None,
     threshold: float = 0,
     part: tuple[int, int] = (0, 1),
     allow_training_images: bool = False,
@@ -164,6 +166,7 @@ def evaluate_network(
         scales: at which it predicts; 1.0 is among them.
         layout: how the folders lie on disk.
         ids: what the truth's values are.
+        fusion: how the scales are fused; None: as the network was trained for.
         threshold: only what it is surer of is a prediction, the rest an abstention; in [0, 1).
         part: (n, m): judge only images n, n + m, n + 2m, ..., where m processes share the work.
         allow_training_images: judge also on images that the network was trained on.
@@ -187,7 +190,7 @@ def evaluate_network(
     def predict() -> Iterator[_Judged]:
         for sample in samples:
             image, target = read_sample(sample, schema)
-            (values,) = teacher.label([image], scales, threshold)
+            (values,) = teacher.label([image], scales, threshold, fusion=fusion)
             yield _Judged(count_pixels(target, LabelMap(values, len(schema))), target.unknown)
 
     missing = len(collection.images_without_label), len(collection.labels_without_image)

@@ -62,7 +62,7 @@ def training_loss(
     auxiliary_weight: float,
     scale_weight: float,
 ) -> Loss:
-    """The loss of a two-scale prediction: of the joint, of the auxiliary classifier, and of each scale alone.
+    """The loss of a prediction: of the joint, of the auxiliary classifier, and of each scale alone where there are two.
 
     "ce" is cross entropy over norm.pixels. "rmi" is, for the joint, half the binary cross entropy of every class over
     (norm.pixels + 1) and half the regional part over norm.images; the other terms are the binary cross entropy alone,
@@ -103,7 +103,7 @@ def training_loss(
             value = (1 - REGIONAL_SHARE) * value + REGIONAL_SHARE * regional
         if prediction.joint_auxiliary is not None and auxiliary_weight > 0:
             value = value + auxiliary_weight * term(pixel_loss(prediction.joint_auxiliary, target))
-        if scale_weight > 0:
+        if scale_weight > 0 and prediction.low is not None and prediction.high is not None:
             single = term(pixel_loss(prediction.low, target)) + term(pixel_loss(prediction.high, target))
             value = value + scale_weight * single
     return Loss(value.float(), by_image.detach())

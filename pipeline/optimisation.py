@@ -21,7 +21,7 @@ MOMENTUM = 0.9
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
-_ENCODERS: dict[NetworkName, str] = {"deeplabv3plus": "encoder.", "hrnet-ocr": "backbone."}
+_ENCODERS: dict[NetworkName, str] = {"deeplabv3plus": "encoder.", "deeperlab": "encoder.", "hrnet-ocr": "backbone."}
 
 
 def make_optimizer(network: nn.Module, recipe: TrainingRecipe) -> Optimizer:

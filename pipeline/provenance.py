@@ -11,6 +11,7 @@ from pipeline.settings import LabelSettings, settings_digest
 from storage.run_form import source_id_settings
 from storage.schema import ClassSchema
 from teacher import Teacher
+from teacher.fusion import scales_of
 
 DECISION_RULE = 1
 """Version of the rule that turns scores into labels; raised when the same settings would give other pixels."""
@@ -21,16 +22,20 @@ def decisive_settings(settings: LabelSettings, teacher: Teacher) -> dict[str, ob
 
     What is left at its default and came to be later is left out, so that older runs are gone on with.
     """
+    fusion = settings.fusion or teacher.spec.attention
+    scales = scales_of(fusion, settings.scales)
     decisive: dict[str, object] = {
         "teacher": teacher.digest,
         "network": teacher.spec.network,
         "classes": list(teacher.schema.names),
-        "scales": list(settings.scales),
+        "scales": sorted(scales),
         "threshold": settings.threshold,
         "flip": settings.flip,
         "precision": settings.precision,
         "decision_rule": DECISION_RULE,
     }
+    if len(scales) > 1 and fusion != teacher.spec.attention:
+        decisive["fusion"] = fusion
     if settings.class_thresholds:
         decisive["class_thresholds"] = dict(settings.class_thresholds)
     if settings.min_component > 1:

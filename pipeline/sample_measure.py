@@ -116,7 +116,8 @@ class TeacherMeasure:
     ) -> tuple[torch.Tensor, npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         """Scores (class, height, width), label (height, width), and class, confidence code and runner-up."""
         with torch.inference_mode():
-            scores = self._teacher.logits(image, self._settings.scales, flip=self._settings.flip)
+            how = self._settings
+            scores = self._teacher.logits(image, how.scales, flip=how.flip, fusion=how.fusion)
             top = find_top(scores[None], runner_up=True)
             assert top.runner_up is not None, "it was asked for"
             label = apply_thresholds(top, self._thresholds)[0].cpu().numpy()

@@ -36,6 +36,7 @@ from storage.soft_store import DEFAULT_STEPS, MAX_STEPS, Keep
 from storage.workspace import write_atomically
 from teacher.fusion import check_scales
 from teacher.inference import Precision
+from teacher.networks.prediction import Fusion
 
 
 class Settings(BaseModel):
@@ -117,11 +118,13 @@ Place = Annotated[Path, WrapValidator(_as_place), PlainSerializer(path_text, ret
 class LabellingRecipe(Settings):
     """How images are labelled; not which, and not by what teacher.
 
-    Scales, thresholds, flip, precision and min_component decide the values of the labels; the rest says how they are
-    computed and kept.
+    Scales, fusion, thresholds, flip, precision and min_component decide the values of the labels; the rest says how
+    they are computed and kept.
     """
 
     scales: Scales = (0.5, 1.0, 2.0)
+    fusion: Fusion | None = None
+    """How the predictions at the scales are fused; None: as the teacher was trained for."""
     threshold: Threshold = 0.5
     """Keep a pixel where confidence > threshold."""
     class_thresholds: dict[str, Threshold] = Field(default_factory=dict)
@@ -148,7 +151,8 @@ class LabellingRecipe(Settings):
 
     def decisive(self) -> dict[str, Any]:
         """What decides the values of the labels, as plain values."""
-        return self.model_dump(mode="json", include=set(_DECISIVE))
+        decisive = self.model_dump(mode="json", include=set(_DECISIVE))
+        return decisive if self.fusion is None else decisive | {"fusion": self.fusion}
 
 
 _DECISIVE = ("scales", "threshold", "class_thresholds", "flip", "min_component", "precision")

@@ -63,11 +63,15 @@ class TeacherDecider:
 
     def decide(self, images: Sequence[Image]) -> list[Decision]:
         """Label images of one size as one batch; errors as `Teacher.decide`."""
-        return self.teacher.decide(images, self.source.scales, self._rule, flip=self.source.flip)
+        return self._decide(images)
 
     def decide_in_tiles(self, images: Sequence[Image], tile: int) -> list[Decision]:
         """As `decide`, with no more than a tile on its way through the network."""
-        return self.teacher.decide(images, self.source.scales, self._rule, flip=self.source.flip, tile=tile)
+        return self._decide(images, tile)
+
+    def _decide(self, images: Sequence[Image], tile: int | None = None) -> list[Decision]:
+        how = self.source
+        return self.teacher.decide(images, how.scales, self._rule, flip=how.flip, tile=tile, fusion=how.fusion)
 
     def first_way(self, size: tuple[int, int], batch: int) -> Way:
         """As `TilingDecider.first_way`, by the measured memory of the network where it might not fit."""

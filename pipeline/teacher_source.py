@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline.settings import LabelSettings
     from teacher import Teacher
     from teacher.inference import Precision
+    from teacher.networks.prediction import Fusion
 
 
 class Source(Protocol):
@@ -59,6 +60,8 @@ class TeacherSource:
     device: str
     precision: str
     scales: tuple[float, ...]
+    """At which it predicts."""
+    fusion: "Fusion"
     flip: bool
     thresholds: tuple[float, ...]
     """One for all classes, or one a class."""
@@ -71,7 +74,10 @@ class TeacherSource:
         cls, settings: "LabelSettings | CalibrateSettings", teacher: "Teacher", thresholds: tuple[float, ...]
     ) -> Self:
         """The source of a teacher that was loaded as the settings say."""
+        from teacher.fusion import scales_of
+
         file = Path(settings.teacher) if settings.weights is None else settings.weights
+        fusion = settings.fusion or teacher.spec.attention
         return cls(
             name=None if settings.weights is None else settings.teacher,
             file=file.absolute(),
@@ -80,7 +86,8 @@ class TeacherSource:
             schema=teacher.schema,
             device=settings.device,
             precision=settings.precision,
-            scales=settings.scales,
+            scales=scales_of(fusion, settings.scales)[::-1],
+            fusion=fusion,
             flip=settings.flip,
             thresholds=thresholds,
             keep=settings.keep,

@@ -26,7 +26,7 @@ from storage.errors import SettingsError
 from storage.schema import ClassSchema, load_schema
 from storage.workspace import Workspace
 from teacher.inference import find_device
-from teacher.networks.registry import build_network, default_spec
+from teacher.networks.registry import build_network
 
 
 def train(settings: TrainSettings) -> Iterator[TrainProgress]:
@@ -89,7 +89,7 @@ def dry_run(settings: TrainSettings) -> Iterator[TrainProgress]:
         folder.load_state(decisive_settings(settings, schema, data.index))  # refuses a run with other settings
         count = len(data.index.samples)
         if settings.is_pretrained:  # better known now than after hours in a queue
-            spec = default_spec(settings.network, len(schema), settings.encoder)
+            spec = settings.spec(len(schema))
             warning = load_given_weights(build_network(spec), spec, settings)
             yield TrainProgress("reading", count, count, warning=warning)
         yield TrainProgress("reading", count, count, plan=plan_training(settings, schema, data))

@@ -13,7 +13,6 @@ from pipeline.training_settings import TrainSettings
 from storage.errors import SettingsError
 from storage.schema import ClassSchema
 from teacher.inference import find_device
-from teacher.networks.registry import default_spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ def plan_training(settings: TrainSettings, schema: ClassSchema, data: TrainingDa
     Raises:
         SettingsError: the network cannot be built.
     """
-    spec = default_spec(settings.network, len(schema), settings.encoder)
+    spec = settings.spec(len(schema))
     cost = measure_cost(spec, settings)
     steps = settings.total_steps(data.sampler.epoch_crops)
     try:

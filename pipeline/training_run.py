@@ -30,7 +30,6 @@ from storage.errors import TrainingError, WorkerError
 from storage.schema import ClassSchema
 from teacher import Teacher
 from teacher.checkpoint import save_checkpoint
-from teacher.networks.registry import default_spec
 
 SAVE_SECONDS = 120
 """A state is saved with the first line of the log after this long, even if `checkpoint_every` steps are not done."""
@@ -60,7 +59,7 @@ class TrainingRun:
     ) -> None:
         self._fabric, self._settings, self._schema, self._folder, self._data = fabric, settings, schema, folder, data
         self._index = data.index
-        self._spec = default_spec(settings.network, len(schema), settings.encoder)
+        self._spec = settings.spec(len(schema))
         self._steps = settings.total_steps(data.sampler.epoch_crops)
         self._decisive = decisive_settings(settings, schema, data.index)
         self._trainer = Trainer(settings, self._spec, self._steps, fabric)

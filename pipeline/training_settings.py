@@ -13,10 +13,11 @@ from pipeline.settings import Scales, Settings
 from storage.layouts import Layout
 from storage.schema import Ids
 from teacher.inference import Precision
-from teacher.networks.registry import NetworkName
+from teacher.networks.prediction import Fusion
+from teacher.networks.registry import DECODERS, NetworkName, NetworkSpec, check_trunk, default_spec
 
 DEFAULT_ENCODER = "tf_efficientnet_lite0"
-"""Encoder of deeplabv3plus where none is named: small enough to be trained without a GPU."""
+"""Encoder where none is named: small enough to be trained without a GPU."""
 
 MIN_CROP = 32
 """Shortest side of a crop: at half scale and a stride of 16 one value is left."""
@@ -39,6 +40,9 @@ _NOT_DECISIVE = {
     *("out", "device", "workers", "checkpoint_every", "keep", "index"),
 }
 
+_YOUNGER = ("output_stride", "attention")
+"""Settings that came later than the first runs: decisive where they are not what they were before."""
+
 Side = Annotated[int, Field(ge=MIN_CROP, le=8192)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Loss = Literal["ce", "rmi"]
@@ -52,7 +56,12 @@ class TrainingRecipe(Settings):
 
     network: NetworkName = "deeplabv3plus"
     encoder: str | None = None
-    """timm's name of the encoder of deeplabv3plus."""
+    """timm's name of the encoder, or wide_resnet38; of hrnet-ocr the trunk: hrnet_w18, hrnet_w32 or hrnet_w48."""
+    output_stride: Literal[8, 16, 32] = 16
+    """Of the encoder's coarsest features; hrnet-ocr has none to choose."""
+    attention: Fusion = "hierarchical"
+    """How predictions at several scales are fused, for which it is trained: hierarchical at scales 0.5 and 1 with an
+    attention between them; average and single at scale 1 alone, without one."""
     encoder_weights: Path | None = None
     """Pretrained weights of the encoder; without them it starts from random values."""
     start_weights: Path | None = None
@@ -126,7 +135,7 @@ class TrainingRecipe(Settings):
     @model_validator(mode="before")
     @classmethod
     def _name_the_encoder(cls, values: Any) -> Any:  # noqa: ANN401 - not validated yet
-        if isinstance(values, dict) and values.get("network", "deeplabv3plus") == "deeplabv3plus":
+        if isinstance(values, dict) and values.get("network", "deeplabv3plus") in DECODERS:
             return values if values.get("encoder") else {**values, "encoder": DEFAULT_ENCODER}
         return values
 
@@ -141,13 +150,14 @@ class TrainingRecipe(Settings):
         low, high = self.scale_range
         if not 0 < low <= high <= 16:
             raise ValueError(f"scale_range is {low:g} to {high:g}, expected two numbers, 0 < first <= second <= 16")
-        if self.network != "deeplabv3plus" and self.encoder is not None:
-            raise ValueError(f"{self.network} has a trunk of its own, got the encoder {self.encoder!r}: leave it out")
+        check_trunk(self.network, self.encoder)
+        if self.network not in DECODERS and self.output_stride != 16:
+            raise ValueError(f"output_stride is that of an encoder, and {self.network} has none: leave it out")
         together = self.crops_together
-        if together == 1 and self.network == "deeplabv3plus":
+        if together == 1 and self.network in DECODERS:
             raise ValueError(
-                "batch is 1, but deeplabv3plus pools an image into one value a channel, which batch norm "
-                "cannot normalise; expected 2 or more"
+                f"batch is 1, but {self.network} pools an image into one value a channel, which batch norm "
+                f"cannot normalise; expected 2 or more"
             )
         if together == 1 and min(self.crop) < MIN_CROP_ALONE:
             raise ValueError(
@@ -155,6 +165,15 @@ class TrainingRecipe(Settings):
                 f"a channel; expected a batch of 2 or more, or sides of at least {MIN_CROP_ALONE}"
             )
         return self
+
+    def spec(self, num_classes: int) -> NetworkSpec:
+        """The network that is trained, for so many classes.
+
+        Raises:
+            SettingsError: a value is unknown or out of range.
+        """
+        stride, attention = self.output_stride, self.attention
+        return default_spec(self.network, num_classes, self.encoder, output_stride=stride, attention=attention)
 
     @property
     def is_pretrained(self) -> bool:
@@ -253,4 +272,7 @@ class TrainSettings(TrainingRecipe):
     def decisive(self) -> dict[str, Any]:
         """The settings that decide the weights, as plain values; what lies behind the paths is not looked at."""
         decisive = self.model_dump(mode="json", exclude=_NOT_DECISIVE)
+        for name in _YOUNGER:
+            if decisive[name] == type(self).model_fields[name].default:
+                del decisive[name]  # so that a run that is older than the setting goes on
         return decisive | {"crops_together": self.crops_together}

@@ -1,4 +1,4 @@
-"""The network as it is trained: both scales, normalisation and mixed precision in one forward.
+"""The network as it is trained: its scales, normalisation and mixed precision in one forward.
 
 One forward a batch is what data parallel training needs: it counts gradients between a forward and its backward.
 """
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from teacher.fusion import TrainingPrediction, training_forward
+from teacher.fusion import TrainingPrediction, single_scale_forward, training_forward
 from teacher.inference import Precision
 from teacher.networks.prediction import ScalePrediction
 from teacher.networks.registry import NetworkSpec
@@ -21,11 +21,11 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TwoScale(nn.Module):
-    """A network with the two-scale training forward around it.
+    """A network with the training forward around it: at two scales, or at one where it has no attention between them.
 
     Args:
         network: built from `spec`.
-        spec: how images are normalised.
+        spec: how scales are fused and images normalised.
         precision: of the network alone; the fusion of the scales is float32.
         checkpointing: keep the inputs of each scale only, and compute its activations again for the gradients.
     """
@@ -40,7 +40,8 @@ class TwoScale(nn.Module):
     def forward(self, images: Tensor) -> TrainingPrediction:
         """Images (batch, 3, height, width) uint8 RGB -> joint and single-scale logits at their size, float32."""
         normalised = normalise(images.permute(0, 2, 3, 1), self._spec.mean, self._spec.std)
-        return training_forward(self._predict, normalised.contiguous(memory_format=torch.channels_last))
+        forward = training_forward if self._spec.attention == "hierarchical" else single_scale_forward
+        return forward(self._predict, normalised.contiguous(memory_format=torch.channels_last))
 
     def _predict(self, images: Tensor, /, *, attend: bool = True) -> ScalePrediction:
         with torch.autocast(images.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):

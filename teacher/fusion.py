@@ -1,4 +1,7 @@
-"""Hierarchical multi-scale fusion: predictions at several scales become one, by the lower scale's attention.
+"""Multi-scale fusion: predictions at several scales become one, by the lower scale's attention or as their mean.
+
+A mean is the hierarchy with constant attention: the k-th scale, counted from 0, has 1 / (k + 1) of what it makes with
+those before it. So all that holds of the one (`teacher.late_fusion`, `teacher.early_out`) holds of the other.
 
 Knows nothing of devices, precision or files: it works where its tensors are.
 """
@@ -7,11 +10,12 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from storage.errors import ImageError, SettingsError, ShapeError
 from teacher.networks.layers import resize
-from teacher.networks.prediction import Network, ScalePrediction
+from teacher.networks.prediction import Fusion, Network, ScalePrediction
 
 MIN_SIDE = 4
 """Below this many pixels a network's stride leaves nothing."""
@@ -35,16 +39,16 @@ class ScaledPrediction(NamedTuple):
 
 
 class TrainingPrediction(NamedTuple):
-    """What the two-scale training forward gives, all at the size of the images."""
+    """What a training forward gives, all at the size of the images."""
 
     joint: Tensor
     """Fused logits, (batch, class, height, width), float32."""
     joint_auxiliary: Tensor | None
     """Fused auxiliary logits, shaped as `joint`; None where the network has none."""
-    low: Tensor
-    """Logits of the low scale alone, shaped as `joint`."""
-    high: Tensor
-    """Logits of scale 1 alone, shaped as `joint`."""
+    low: Tensor | None
+    """Logits of the low scale alone, shaped as `joint`; None where there is one scale, and they are the joint's."""
+    high: Tensor | None
+    """Logits of scale 1 alone, shaped as `joint`; None as before."""
 
 
 def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
@@ -67,6 +71,16 @@ def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
     if 1.0 not in scales:
         raise SettingsError(f"scales are {given}: 1.0 must be among them, the fusion ends at the image's own size")
     return tuple(sorted(scales, reverse=True))
+
+
+def scales_of(fusion: Fusion, scales: Sequence[float]) -> tuple[float, ...]:
+    """The scales at which a network predicts: checked, from high to low; for single only the image's own.
+
+    Raises:
+        SettingsError: as `check_scales`.
+    """
+    ordered = check_scales(scales)
+    return (1.0,) if fusion == "single" else ordered
 
 
 def size_at_scale(size: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -120,31 +134,47 @@ def predict_at_scale(
     )
 
 
-def predict_scales(network: Network, images: Tensor, scales: Sequence[float]) -> tuple[ScaledPrediction, ...]:
+def predict_scales(
+    network: Network, images: Tensor, scales: Sequence[float], fusion: Fusion = "hierarchical"
+) -> tuple[ScaledPrediction, ...]:
     """Run a network on the images at each scale, and enlarge nothing: what `teacher.late_fusion` fuses.
 
     Args:
         network: what predicts.
         images: normalised RGB, (batch, 3, height, width), float.
         scales: ratios to the images' size, 1.0 among them, in any order.
+        fusion: what is to become of the predictions; single leaves out all scales but 1.0.
 
     Returns:
         A prediction for each scale, from the largest scale to the smallest.
 
     Raises:
-        SettingsError: the scales are not positive, come twice, or lack 1.0.
+        SettingsError: the scales are not positive, come twice, or lack 1.0; or the network has no attention for them.
         ImageError: the images are too small for the lowest scale.
     """
-    ordered = check_scales(scales)
+    ordered = scales_of(fusion, scales)
     sizes = [size_at_scale((images.shape[-2], images.shape[-1]), scale) for scale in ordered]
     predictions: list[ScaledPrediction] = []
-    for size in sizes:
-        attend = bool(predictions)  # the largest scale's attention is not used
+    for number, size in enumerate(sizes):
+        attend = number > 0 and fusion == "hierarchical"  # the largest scale's attention is not used
         logits, attention, _ = network(resize(images, size), attend=attend)
-        assert attention is not None or not attend, "asked for"
-        weight = attention.float().contiguous() if attention is not None and attend else None
+        weight = _weight(logits, attention, number, fusion)
         predictions.append(ScaledPrediction(logits.float().contiguous(), weight, size))
     return tuple(predictions)
+
+
+def _weight(logits: Tensor, attention: Tensor | None, number: int, fusion: Fusion) -> Tensor | None:
+    """How much a scale counts against the larger ones, of which there are `number`; None for the largest."""
+    if number == 0:
+        return None
+    if fusion == "average":
+        return torch.full_like(logits[:, :1], 1 / (number + 1), dtype=torch.float32).contiguous()
+    if attention is None:
+        raise SettingsError(
+            "this network has no scale attention, and cannot fuse several scales by it: choose the fusion average, or "
+            "scale 1 alone"
+        )
+    return attention.float().contiguous()
 
 
 def blend(finer: Tensor, coarser: Tensor, attention: Tensor) -> Tensor:
@@ -174,33 +204,39 @@ def blend(finer: Tensor, coarser: Tensor, attention: Tensor) -> Tensor:
     return weighted + (1 - resize(attention, size)) * finer
 
 
-def hierarchical_logits(network: Network, images: Tensor, scales: Sequence[float]) -> Tensor:
+def hierarchical_logits(
+    network: Network, images: Tensor, scales: Sequence[float], fusion: Fusion = "hierarchical"
+) -> Tensor:
     """Fuse the predictions at all scales into one.
 
     From the largest scale down, each scale takes from the joint prediction of the larger ones where its own
-    attention is low. So the lowest scale has the last word, and the largest scale's attention is not used.
+    attention is low. So the lowest scale has the last word, and the largest scale's attention is not used. The average
+    is that of the logits, as in the public code of the paper, and not of probabilities; a scale above 1 comes to the
+    image's size by way of the scales between.
 
     Args:
         network: what predicts.
         images: normalised RGB, (batch, 3, height, width), float.
         scales: ratios to the images' size, 1.0 among them, in any order.
+        fusion: how they are fused; single leaves out all scales but 1.0.
 
     Returns:
         Joint logits, (batch, class, height, width), float32.
 
     Raises:
-        SettingsError: the scales are not positive, come twice, or lack 1.0.
+        SettingsError: the scales are not positive, come twice, or lack 1.0; or the network has no attention for them.
         ImageError: the images are too small for the lowest scale.
 
     Source: arXiv:2005.10821, section 3.1.
     """
-    ordered = check_scales(scales)
+    ordered = scales_of(fusion, scales)
     image_size = (images.shape[-2], images.shape[-1])
     size_at_scale(image_size, ordered[-1])  # refuses before, not after, the expensive large scales
     joint = predict_at_scale(network, images, ordered[0], attend=False).logits
-    for scale in ordered[1:]:
-        logits, attention, _ = predict_at_scale(network, images, scale)
-        assert attention is not None, "asked for"
+    for number, scale in enumerate(ordered[1:], start=1):
+        logits, given, _ = predict_at_scale(network, images, scale, attend=fusion == "hierarchical")
+        attention = _weight(logits, given, number, fusion)
+        assert attention is not None, "only the largest scale is without"
         if scale >= 1:
             joint = resize(joint, size_at_scale(image_size, scale))
         joint = blend(joint, logits, attention)
@@ -230,7 +266,7 @@ def training_forward(network: Network, images: Tensor, low_scale: float = 0.5) -
     # its attention is not used, but the head's batch norm must learn the statistics of every scale it may serve
     high = predict_at_scale(network, images, 1.0, auxiliary=True)
     assert low.attention is not None, "asked for"
-    joint_auxiliary = None
+    joint_auxiliary: Tensor | None = None
     if low.auxiliary is not None and high.auxiliary is not None:
         joint_auxiliary = blend(high.auxiliary, low.auxiliary, low.attention)
     return TrainingPrediction(
@@ -239,3 +275,17 @@ def training_forward(network: Network, images: Tensor, low_scale: float = 0.5) -
         low=resize(low.logits, (images.shape[-2], images.shape[-1])),
         high=high.logits,
     )
+
+
+def single_scale_forward(network: Network, images: Tensor) -> TrainingPrediction:
+    """Predict at scale 1 alone: the training of a network that has no attention.
+
+    Args:
+        network: what predicts.
+        images: normalised RGB, (batch, 3, height, width), float.
+
+    Returns:
+        Its logits and auxiliary logits as the joint ones; no logits of single scales.
+    """
+    only = predict_at_scale(network, images, 1.0, attend=False, auxiliary=True)
+    return TrainingPrediction(only.logits, only.auxiliary, None, None)

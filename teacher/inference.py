@@ -21,7 +21,7 @@ from teacher.execution import Execution
 from teacher.fusion import check_scales, predict_scales
 from teacher.joint_decision import decide_jointly
 from teacher.late_fusion import View, joint_logits
-from teacher.networks.prediction import Network
+from teacher.networks.prediction import Fusion, Network
 from teacher.networks.registry import NetworkSpec
 from teacher.normalisation import normalise
 from teacher.tiling import tiled
@@ -174,13 +174,16 @@ class Teacher:
         if self._ahead is not None:
             self._ahead.expect(images)
 
-    def logits(self, image: Image, scales: Sequence[float], *, flip: bool = False) -> Tensor:
+    def logits(
+        self, image: Image, scales: Sequence[float], *, flip: bool = False, fusion: Fusion | None = None
+    ) -> Tensor:
         """Predict one image: the fused prediction of all scales.
 
         Args:
             image: RGB, (height, width, 3), uint8.
             scales: ratios to the image, 1.0 among them.
             flip: average with the mirrored image's logits.
+            fusion: how scales are fused; None: as the network was trained for.
 
         Returns:
             Joint logits, (class, height, width), float32, on the teacher's device.
@@ -190,11 +193,17 @@ class Teacher:
             ImageError: not such an image, or too small for the lowest scale.
         """
         with torch.inference_mode():
-            views = self._predict([image], scales, flip=flip)
+            views = self._predict([image], scales, fusion, flip=flip)
             return joint_logits(views, (image.shape[0], image.shape[1]))[0]
 
     def label(
-        self, images: Sequence[Image], scales: Sequence[float], threshold: float, *, flip: bool = False
+        self,
+        images: Sequence[Image],
+        scales: Sequence[float],
+        threshold: float,
+        *,
+        flip: bool = False,
+        fusion: Fusion | None = None,
     ) -> list[Image]:
         """Label images of one size as one batch. Only the labels leave the device.
 
@@ -203,6 +212,7 @@ class Teacher:
             scales: ratios to the images, 1.0 among them.
             threshold: keep where confidence > threshold; in [0, 1).
             flip: average with the mirrored images' logits.
+            fusion: how scales are fused; None: as the network was trained for.
 
         Returns:
             For each image a label (height, width) uint8: a class index, or 255 where the confidence is too low.
@@ -212,7 +222,7 @@ class Teacher:
             ImageError: not such images, of different sizes, or too small for the lowest scale.
         """
         rule = DecisionRule((threshold,))
-        return [decision.label for decision in self.decide(images, scales, rule, flip=flip)]
+        return [decision.label for decision in self.decide(images, scales, rule, flip=flip, fusion=fusion)]
 
     def decide(
         self,
@@ -222,6 +232,7 @@ class Teacher:
         *,
         flip: bool = False,
         tile: int | None = None,
+        fusion: Fusion | None = None,
     ) -> list[Decision]:
         """Label images of one size as one batch, and say what is to be kept. Only that leaves the device.
 
@@ -235,6 +246,7 @@ class Teacher:
             rule: the thresholds, one or one a class, and what is kept.
             flip: average with the mirrored images' logits.
             tile: side of the tiles in which larger images are predicted, in pixels; None: images are predicted whole.
+            fusion: how scales are fused; None: as the network was trained for.
 
         Raises:
             SettingsError: the scales, a threshold, the steps or the tile are out of range, or the thresholds are not as
@@ -247,20 +259,26 @@ class Teacher:
         if not images:
             return []
         with torch.inference_mode():
-            views = self._predict(images, scales, flip=flip, tile=tile)
+            views = self._predict(images, scales, fusion, flip=flip, tile=tile)
             made = decide_jointly(views, (images[0].shape[0], images[0].shape[1]), rule)
             labels = self._transfers.download(made.labels)
             kept = None if made.soft is None else self._transfers.download(made.soft)
             return [Decision(labels, kept, index) for index in range(len(images))]
 
     def _predict(
-        self, images: Sequence[Image], scales: Sequence[float], *, flip: bool, tile: int | None = None
+        self,
+        images: Sequence[Image],
+        scales: Sequence[float],
+        fusion: Fusion | None,
+        *,
+        flip: bool,
+        tile: int | None = None,
     ) -> list[View]:
-        network = self.network(tile)
+        network, how = self.network(tile), fusion or self.spec.attention
         batch = self._batch(images)
-        views: list[View] = [predict_scales(network, batch, scales)]
+        views: list[View] = [predict_scales(network, batch, scales, how)]
         if flip:
-            mirrored = predict_scales(network, batch.flip(-1), scales)
+            mirrored = predict_scales(network, batch.flip(-1), scales, how)
             views.append(tuple(prediction.mirrored() for prediction in mirrored))
         return views
 

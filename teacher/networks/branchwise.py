@@ -109,7 +109,8 @@ class BranchwiseHRNetOCR(nn.Module):
         maps = self.backbone.branches(images)
         auxiliary = self.after_regions(self.regions(maps))
         logits, _, features = self.ocr.relate(self.after_pixels(self.pixels(maps)), auxiliary)
-        return ScalePrediction(logits, self.scale_attn(features) if attend else None, auxiliary)
+        attention = self.scale_attn(features) if attend and self.scale_attn is not None else None
+        return ScalePrediction(logits, attention, auxiliary)
 
 
 def _apart(layers: nn.Module, channels: Sequence[int]) -> tuple[BranchConvolution, nn.Sequential]:

@@ -1,15 +1,17 @@
-"""DeepLabV3+ with scale attention on any convolutional encoder that timm knows.
+"""The DeepLab family with scale attention: an encoder, a decoder to stride 4, a classifier.
 
-Weights are never fetched: see `teacher.encoder_weights`.
+Which encoders there are is in `teacher.networks.encoders`; the other decoder is in `teacher.networks.deeper`.
 """
+
+from collections.abc import Callable, Sequence
 
 import torch
 from segmentation_models_pytorch.base import initialization
 from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3PlusDecoder
-from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
 from teacher.attention import ScaleAttentionHead
+from teacher.networks.encoders import make_encoder
 from teacher.networks.layers import convolution, resize
 from teacher.networks.prediction import ScalePrediction
 
@@ -20,42 +22,67 @@ of tf_efficientnet_lite0, for one map."""
 ATROUS_RATES = (12, 24, 36)
 """Of the pyramid at output stride 8 in the paper; at 16 and 32 they are divided, so that they span the same pixels."""
 
+MakeDecoder = Callable[[Sequence[int], int, tuple[int, ...]], nn.Module]
+"""From the encoder's channels, its output stride, and the pyramid's rates."""
 
-class Decoder(DeepLabV3PlusDecoder):  # type: ignore[misc] # the library is untyped
-    """The library's decoder, but joining its two inputs at the finer one's size whatever the image's size is."""
 
-    def forward(self, features: list[Tensor]) -> Tensor:
+class DeepLabDecoder(DeepLabV3PlusDecoder):  # type: ignore[misc] # the library is untyped
+    """The library's decoder, but joining its two inputs at the finer one's size whatever the image's size is.
+
+    Args:
+        channels: of the encoder's features, finest first.
+        output_stride: of the coarsest of them: 8, 16 or 32.
+        atrous_rates: of the pyramid.
+
+    Source: arXiv:1802.02611, section 3.1.
+    """
+
+    def __init__(self, channels: Sequence[int], output_stride: int, atrous_rates: tuple[int, ...]) -> None:
+        super().__init__(
+            encoder_channels=channels,
+            encoder_depth=5,
+            out_channels=DECODER_CHANNELS,
+            atrous_rates=atrous_rates,
+            output_stride=output_stride,
+            aspp_separable=True,
+            aspp_dropout=0.5,
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Feature maps, finest first -> (batch, 256, h, w), shaped as the map at stride 4."""
         fine = self.block1(features[2])
         coarse = resize(self.aspp(features[-1]), (fine.shape[-2], fine.shape[-1]))
         return self.block2(torch.cat([coarse, fine], dim=1))  # type: ignore[no-any-return] # modules return Any
 
 
-class DeepLabV3Plus(nn.Module):
+class DeepLab(nn.Module):
     """Encoder, decoder, a 1x1 classifier, and the attention head on the decoder's features.
 
     Args:
-        encoder: timm's name of the encoder.
+        encoder: its name.
         num_classes: classes, 1..255.
         output_stride: of the encoder's coarsest features: 8, 16 or 32. Not every encoder can do other than 32.
+        make_decoder: `DeepLabDecoder` or `teacher.networks.deeper.DeeperDecoder`.
+        attention: whether there is an attention head.
 
     Source: arXiv:1802.02611, section 3.1; the attention head as in arXiv:2005.10821.
     """
 
-    def __init__(self, encoder: str, num_classes: int, output_stride: int = 16) -> None:
+    def __init__(
+        self,
+        encoder: str,
+        num_classes: int,
+        output_stride: int = 16,
+        make_decoder: MakeDecoder = DeepLabDecoder,
+        *,
+        attention: bool = True,
+    ) -> None:
         super().__init__()
-        self.encoder = get_encoder(f"tu-{encoder}", depth=5, weights=None, output_stride=output_stride)
-        self.decoder = Decoder(
-            encoder_channels=self.encoder.out_channels,
-            encoder_depth=5,
-            out_channels=DECODER_CHANNELS,
-            atrous_rates=tuple(rate * 8 // output_stride for rate in ATROUS_RATES),
-            output_stride=output_stride,
-            aspp_separable=True,
-            aspp_dropout=0.5,
-        )
+        self.encoder = make_encoder(encoder, output_stride)
+        rates = tuple(rate * 8 // output_stride for rate in ATROUS_RATES)
+        self.decoder = make_decoder(self.encoder.out_channels, output_stride, rates)  # type: ignore[arg-type] # a list
         self.classifier = convolution(DECODER_CHANNELS, num_classes, 1, bias=True)
-        self.scale_attn = ScaleAttentionHead(DECODER_CHANNELS, ATTENTION_CHANNELS)
+        self.scale_attn = ScaleAttentionHead(DECODER_CHANNELS, ATTENTION_CHANNELS) if attention else None
         initialization.initialize_decoder(self.decoder)
         initialization.initialize_head(self.classifier)
 
@@ -67,7 +94,8 @@ class DeepLabV3Plus(nn.Module):
             attend: whether the attention is wanted; its head has a cost.
 
         Returns:
-            Logits and attention at about a quarter of the size; no auxiliary logits.
+            Logits and, where there is a head for it, attention at about a quarter of the size; no auxiliary logits.
         """
         features = self.decoder(self.encoder(images))
-        return ScalePrediction(self.classifier(features), self.scale_attn(features) if attend else None, None)
+        attention = self.scale_attn(features) if attend and self.scale_attn is not None else None
+        return ScalePrediction(self.classifier(features), attention, None)

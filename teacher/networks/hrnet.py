@@ -125,6 +125,9 @@ class HRNet(nn.Module):
     Source: arXiv:1904.04514, section 3.2 (HRNetV2); the defaults are HRNetV2-W48.
     """
 
+    HEAD = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")
+    """Beginnings of the names that public ImageNet weights have beyond the trunk."""
+
     def __init__(self, width: int = 48, modules: tuple[int, int, int] = (1, 4, 3), blocks: int = 4) -> None:
         super().__init__()
         self.conv1 = convolution(3, STEM_CHANNELS, 3, 2)

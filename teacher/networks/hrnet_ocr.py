@@ -20,6 +20,7 @@ class HRNetOCR(nn.Module):
         modules: fusion modules in the trunk's stages 2, 3 and 4.
         blocks: residual blocks in each.
         ocr_channels: channels of the OCR features, even.
+        attention: whether there is an attention head.
 
     Source: arXiv:2005.10821, section 3.2.
     """
@@ -31,11 +32,13 @@ class HRNetOCR(nn.Module):
         modules: tuple[int, int, int] = (1, 4, 3),
         blocks: int = 4,
         ocr_channels: int = 512,
+        *,
+        attention: bool = True,
     ) -> None:
         super().__init__()
         self.backbone = HRNet(width, modules, blocks)
         self.ocr = OCRHead(self.backbone.out_channels, num_classes, ocr_channels)
-        self.scale_attn = ScaleAttentionHead(ocr_channels, ocr_channels // 2)
+        self.scale_attn = ScaleAttentionHead(ocr_channels, ocr_channels // 2) if attention else None
 
     def forward(self, images: Tensor, *, attend: bool = True) -> ScalePrediction:
         """Predict at stride 4.
@@ -45,7 +48,8 @@ class HRNetOCR(nn.Module):
             attend: whether the attention is wanted.
 
         Returns:
-            Logits, attention and auxiliary logits at (ceil(height / 4), ceil(width / 4)).
+            Logits, attention where there is a head for it, and auxiliary logits at (ceil(height / 4), ceil(width / 4)).
         """
         logits, auxiliary, features = self.ocr(self.backbone(images))
-        return ScalePrediction(logits, self.scale_attn(features) if attend else None, auxiliary)
+        attention = self.scale_attn(features) if attend and self.scale_attn is not None else None
+        return ScalePrediction(logits, attention, auxiliary)

@@ -3,9 +3,13 @@
 Nothing here computes.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
+
+Fusion = Literal["hierarchical", "average", "single"]
+"""How a network's predictions at several scales become one, for which it is trained: by its attention, each scale
+trained against the next; as their mean; or not at all, the image being predicted at its own scale alone."""
 
 
 class ScalePrediction(NamedTuple):
@@ -18,7 +22,7 @@ class ScalePrediction(NamedTuple):
     """Scores, (batch, class, height, width), float."""
     attention: Tensor | None
     """How far this scale is to be trusted against the next finer one, (batch, 1, height, width) in [0, 1]; None where
-    nobody asked."""
+    nobody asked, or the network has no attention."""
     auxiliary: Tensor | None
     """Scores of the auxiliary classifier, as `logits`; None where the network has none, or where nobody asked."""
 

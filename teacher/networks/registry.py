@@ -3,22 +3,26 @@
 Building sets start values only; weights are loaded in `teacher.weights`.
 """
 
-import difflib
 import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-import timm
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import get_pretrained_cfg
 from torch import nn
 
 from storage.errors import CheckpointError, SettingsError
 from storage.schema import MAX_CLASSES
-from teacher.networks.deeplab import DeepLabV3Plus
+from teacher.networks.deeper import DeeperDecoder
+from teacher.networks.deeplab import DeepLab, DeepLabDecoder, MakeDecoder
+from teacher.networks.encoders import check_encoder, normalisation_of
 from teacher.networks.hrnet_ocr import HRNetOCR
+from teacher.networks.prediction import Fusion
 
-NetworkName = Literal["deeplabv3plus", "hrnet-ocr"]
+NetworkName = Literal["deeplabv3plus", "deeperlab", "hrnet-ocr"]
+DECODERS: dict[NetworkName, MakeDecoder] = {"deeplabv3plus": DeepLabDecoder, "deeperlab": DeeperDecoder}
+"""Of the networks that stand on an encoder of any name."""
+TRUNK_WIDTHS = {"hrnet_w18": 18, "hrnet_w32": 32, "hrnet_w48": 48}
+"""Of hrnet-ocr, by the name of the trunk."""
 OUTPUT_STRIDES = (8, 16, 32)
 MAX_WIDTH = 256
 MAX_REPEATS = 16
@@ -41,9 +45,9 @@ class NetworkSpec:
     network: NetworkName
     num_classes: int
     encoder: str | None = None
-    """timm's name of the encoder; deeplabv3plus only, and needed there."""
+    """timm's name of the encoder, or wide_resnet38; hrnet-ocr has none, all others need one."""
     output_stride: int = 16
-    """Of the encoder's coarsest features: 8, 16 or 32; deeplabv3plus only."""
+    """Of the encoder's coarsest features: 8, 16 or 32; not of hrnet-ocr."""
     width: int = 48
     """Channels of the trunk's finest branch; this and the following: hrnet-ocr only."""
     modules: tuple[int, int, int] = (1, 4, 3)
@@ -56,6 +60,8 @@ class NetworkSpec:
     """Subtracted from red, green, blue in [0, 1]."""
     std: tuple[float, float, float] = IMAGENET_DEFAULT_STD
     """What the difference is divided by."""
+    attention: Fusion = "hierarchical"
+    """How its predictions at several scales are fused, for which it is trained; only hierarchical has a head for it."""
 
     def __post_init__(self) -> None:
         if self.network not in network_names():
@@ -72,9 +78,11 @@ class NetworkSpec:
             _check_integer("modules", repeats, 1, MAX_REPEATS)
         if self.output_stride not in OUTPUT_STRIDES:
             raise SettingsError(f"output_stride is {self.output_stride!r}, expected one of {OUTPUT_STRIDES}")
+        if self.attention not in get_args(Fusion):
+            raise SettingsError(f"attention is {self.attention!r}, expected one of {', '.join(get_args(Fusion))}")
         _check_colours("mean", self.mean, positive=False)
         _check_colours("std", self.std, positive=True)
-        if self.network == "deeplabv3plus":
+        if self.network in DECODERS:
             check_encoder(self.encoder)
         elif self.encoder is not None:
             raise SettingsError(
@@ -82,8 +90,11 @@ class NetworkSpec:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """The specification as plain values, in the form that `from_dict` reads."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        """The specification as plain values, in the form that `from_dict` reads; its digest is part of a teacher's."""
+        values = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        if self.attention == "hierarchical":
+            del values["attention"]  # so that what is older than this field keeps its digest
+        return values
 
     @classmethod
     def from_dict(cls, content: Any, where: str) -> "NetworkSpec":  # noqa: ANN401 - whatever a checkpoint holds
@@ -123,44 +134,45 @@ def _check_colours(name: str, values: tuple[Any, ...], *, positive: bool) -> Non
         )
 
 
-def check_encoder(name: object) -> str:
-    """Refuse what is no encoder of timm; nothing is looked up on the network.
-
-    Returns:
-        The name.
+def check_trunk(network: NetworkName, encoder: str | None) -> None:
+    """Refuse an encoder that is none of the network's.
 
     Raises:
-        SettingsError: no such encoder; the message names similar ones.
+        SettingsError: hrnet-ocr is to stand on an encoder of another name than its trunk's.
     """
-    if not isinstance(name, str) or not name:
-        raise SettingsError(f"deeplabv3plus needs an encoder of timm by name (say tf_efficientnet_lite0), got {name!r}")
-    similar = difflib.get_close_matches(name, timm.list_models(), n=3)
-    advice = f"did you mean {', '.join(similar)}?" if similar else "timm.list_models() lists them"
-    if not timm.is_model(name):
-        raise SettingsError(f"timm {timm.__version__} has no encoder {name!r}; {advice}")
-    try:
-        get_pretrained_cfg(name)
-    except RuntimeError as error:
-        raise SettingsError(f"encoder {name!r}: {error} Leave out what follows the dot.") from error
-    return name
+    if network not in DECODERS and encoder is not None and encoder not in TRUNK_WIDTHS:
+        raise SettingsError(
+            f"{network} has a trunk of its own, got the encoder {encoder!r}: leave it out, or choose the trunk's width "
+            f"by one of {', '.join(TRUNK_WIDTHS)}"
+        )
 
 
-def default_spec(network: NetworkName, num_classes: int, encoder: str | None = None) -> NetworkSpec:
+def default_spec(
+    network: NetworkName,
+    num_classes: int,
+    encoder: str | None = None,
+    *,
+    output_stride: int = 16,
+    attention: Fusion = "hierarchical",
+) -> NetworkSpec:
     """The usual form of a network, with the normalisation its pretrained weights expect.
 
     Args:
         network: one of `network_names()`.
         num_classes: 1..255.
-        encoder: timm's name of the encoder; deeplabv3plus only.
+        encoder: timm's name of the encoder, or wide_resnet38; of hrnet-ocr the trunk, hrnet_w48 where none is named.
+        output_stride: of the encoder's coarsest features; not of hrnet-ocr.
+        attention: how predictions at several scales are fused.
 
     Raises:
         SettingsError: a value is unknown or out of range.
     """
-    if network != "deeplabv3plus":
-        return NetworkSpec(network, num_classes, encoder)
-    published = get_pretrained_cfg(check_encoder(encoder))
-    normalisation: dict[str, Any] = {"mean": published.mean, "std": published.std} if published else {}
-    return replace(NetworkSpec(network, num_classes, encoder), **normalisation)
+    check_trunk(network, encoder)
+    if network not in DECODERS:
+        width = TRUNK_WIDTHS[encoder or "hrnet_w48"]
+        return NetworkSpec(network, num_classes, width=width, attention=attention)
+    spec = NetworkSpec(network, num_classes, encoder, output_stride, attention=attention)
+    return replace(spec, **normalisation_of(str(encoder)))
 
 
 def build_network(spec: NetworkSpec) -> nn.Module:
@@ -173,16 +185,18 @@ def build_network(spec: NetworkSpec) -> nn.Module:
         A module that satisfies `teacher.networks.prediction.Network`, in training mode, on the CPU.
 
     Raises:
-        SettingsError: the encoder cannot give the features at several strides that DeepLabV3+ needs.
+        SettingsError: the encoder cannot give the features at several strides that the decoder needs.
     """
-    if spec.network == "hrnet-ocr":
-        return HRNetOCR(spec.num_classes, spec.width, spec.modules, spec.blocks, spec.ocr_channels)
+    attention = spec.attention == "hierarchical"
+    if spec.network not in DECODERS:
+        return HRNetOCR(spec.num_classes, spec.width, spec.modules, spec.blocks, spec.ocr_channels, attention=attention)
     try:
-        return DeepLabV3Plus(str(spec.encoder), spec.num_classes, spec.output_stride)
+        decoder = DECODERS[spec.network]
+        return DeepLab(str(spec.encoder), spec.num_classes, spec.output_stride, decoder, attention=attention)
     except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError, AttributeError) as error:
         # timm refuses in many ways: each family of encoders checks its own arguments.
         other = "an output_stride of 32, or " if spec.output_stride != 32 else ""
         raise SettingsError(
-            f"encoder {spec.encoder!r} cannot be used by deeplabv3plus at output stride {spec.output_stride} "
+            f"encoder {spec.encoder!r} cannot be used by {spec.network} at output stride {spec.output_stride} "
             f"({type(error).__name__}: {error}); try {other}a convolutional encoder such as tf_efficientnet_lite0"
         ) from error

@@ -171,7 +171,7 @@ def test_checkpoint_needs_no_weights(tmp_path: Path, narrow_spec: NetworkSpec, s
 
 def test_unknown_teacher_is_explained(tmp_path: Path) -> None:
     """What is neither a network nor a file is refused with both possibilities."""
-    with pytest.raises(MissingFileError, match=r"path of a checkpoint.*deeplabv3plus, hrnet-ocr"):
+    with pytest.raises(MissingFileError, match=r"path of a checkpoint.*deeplabv3plus, deeperlab, hrnet-ocr"):
         load_teacher("hrnet")
     with pytest.raises(SettingsError, match="needs a file of weights"):
         load_teacher("hrnet-ocr")

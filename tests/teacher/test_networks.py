@@ -155,4 +155,4 @@ def test_what_is_no_specification_is_refused(content: object) -> None:
 
 def test_networks_are_listed() -> None:
     """The names are those that a specification takes."""
-    assert network_names() == ("deeplabv3plus", "hrnet-ocr")
+    assert network_names() == ("deeplabv3plus", "deeperlab", "hrnet-ocr")

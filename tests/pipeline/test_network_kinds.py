@@ -1,0 +1,152 @@
+"""Every kind of network, and every way of training its attention: trained, kept, loaded again, and labelling."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.labelling import LabelRun
+from pipeline.settings import LabelSettings
+from pipeline.training import train
+from pipeline.training_progress import TrainResult
+from pipeline.training_settings import TrainSettings
+from storage.errors import SettingsError
+from storage.label_png import read_provenance
+from teacher import load_teacher
+from teacher.networks import encoders
+from teacher.networks.registry import NetworkSpec
+from teacher.networks.wide_resnet import WideResNet
+
+KINDS: dict[str, dict[str, Any]] = {
+    "ResNet, stride 8": {"encoder": "resnet10t", "output_stride": 8},
+    "wide ResNet": {"encoder": "wide_resnet38", "output_stride": 8},
+    "DeeperLab": {"network": "deeperlab", "encoder": "mobilenetv3_small_050", "output_stride": 8},
+    "HRNet": {"network": "hrnet-ocr", "encoder": "hrnet_w18"},
+}
+
+
+@pytest.fixture(autouse=True)
+def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(encoders.OWN_ENCODERS, "wide_resnet38", functools.partial(WideResNet, width=2))
+
+
+def _train(data: Path, **changes: Any) -> TrainResult:
+    values: dict[str, Any] = {
+        "fine_images": data / "fine",
+        "fine_labels": data / "fine_labels",
+        "classes": str(data / "classes.json"),
+        "encoder": "mobilenetv3_small_050",
+        "steps": 1,
+        "crop": (64, 64),
+        "batch": 2,
+        "workers": 0,
+        "device": "cpu",
+        "out": data / "out",
+    }
+    *_, last = train(TrainSettings.checked(**values | changes))
+    assert last.result is not None
+    return last.result
+
+
+def _label(data: Path, checkpoint: Path, **changes: Any) -> dict[str, object]:
+    """Label two images; gives the run's decisive settings."""
+    values: dict[str, Any] = {
+        "images": data / "extra",
+        "teacher": str(checkpoint),
+        "scales": (0.5, 1.0),
+        "threshold": 0.0,
+        "device": "cpu",
+        "out": data / "run",
+    }
+    settings = LabelSettings.checked(**values | changes)
+    with LabelRun(settings) as run:
+        for entry in run:
+            assert entry.status == "done", entry.reason
+        assert run.summary.labelled == 2
+        return run.decisive
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_is_trained_kept_loaded_and_labels(data: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """A step of training gives a checkpoint that says what it is, loads with the weights it has, and labels images."""
+    if kind == "HRNet":  # in its usual depth it would take long
+        narrow = NetworkSpec("hrnet-ocr", 3, width=4, modules=(1, 1, 1), blocks=1, ocr_channels=16)
+        monkeypatch.setattr("pipeline.training_settings.default_spec", lambda *_, **__: narrow)
+    result = _train(data, **KINDS[kind])
+    teacher = load_teacher(result.checkpoint)
+    assert teacher.spec == TrainSettings.model_validate(_values(data, KINDS[kind])).spec(3)
+    decisive = _label(data, result.checkpoint)
+    label = read_provenance(data / "run/labels/0.png")
+    assert label["teacher"] == decisive["teacher"] == teacher.digest
+
+
+def _values(data: Path, changes: dict[str, Any]) -> dict[str, Any]:
+    folders = {"fine_images": data / "fine", "fine_labels": data / "fine_labels", "out": data / "out"}
+    return {**folders, "classes": str(data / "classes.json"), **changes}
+
+
+def test_what_a_network_is_trained_for_is_how_it_is_fused(data: Path) -> None:
+    """Without attention a network has no head for it, and labels by the mean, or at scale 1, as it was trained for."""
+    average = _train(data, attention="average", out=data / "average")
+    single = _train(data, attention="single", out=data / "single")
+    weights = torch.load(average.checkpoint, weights_only=True)["state_dict"]
+    assert not any(name.startswith("scale_attn.") for name in weights)
+    assert _label(data, average.checkpoint, out=data / "a")["scales"] == [0.5, 1.0]
+    assert _label(data, single.checkpoint, out=data / "s")["scales"] == [1.0]
+    with pytest.raises(SettingsError, match="has no scale attention"):
+        load_teacher(single.checkpoint).label([_noise()], (0.5, 1.0), 0.0, fusion="hierarchical")
+
+
+def _noise() -> Any:
+    return torch.randint(0, 256, (40, 48, 3), dtype=torch.uint8).numpy()
+
+
+def test_fusion_decides_labels_only_where_it_is_another(data: Path, tiny_teacher: Path) -> None:
+    """The digest knows of a fusion that is not the teacher's own, and a single scale is one however it is fused."""
+    own = _label(data, tiny_teacher, out=data / "own")
+    assert "fusion" not in own
+    assert _label(data, tiny_teacher, fusion="hierarchical", out=data / "same") == own
+    average = _label(data, tiny_teacher, fusion="average", out=data / "average")
+    assert average == own | {"fusion": "average"}
+    single = _label(data, tiny_teacher, fusion="single", out=data / "single")
+    assert single == _label(data, tiny_teacher, scales=(1.0,), out=data / "one") == own | {"scales": [1.0]}
+    labels = [(data / name / "labels/0.png").read_bytes() for name in ("own", "average")]
+    assert labels[0] != labels[1]
+
+
+def test_the_labels_of_an_average_are_those_of_its_logits(tiny_teacher: Path) -> None:
+    """Averaged labels, decided in part before anything is fused, are the top classes of the averaged logits."""
+    teacher, image = load_teacher(tiny_teacher), _noise()
+    for flip in (False, True):
+        label = teacher.label([image], (0.5, 1.0, 2.0), 0.0, flip=flip, fusion="average")[0]
+        logits = teacher.logits(image, (0.5, 1.0, 2.0), flip=flip, fusion="average")
+        top = logits.topk(2, dim=0)
+        clear = (top.values[0] - top.values[1] > 1e-3).numpy()
+        assert clear.mean() > 0.99
+        assert (label == top.indices[0].numpy())[clear].all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"network": "hrnet-ocr", "encoder": "resnet50"}, "choose the trunk's width by one of hrnet_w18"),
+        ({"network": "hrnet-ocr", "encoder": None, "output_stride": 8}, "output_stride is that of an encoder"),
+        ({"network": "deeperlab", "batch": 1}, "batch is 1, but deeperlab pools"),
+        ({"output_stride": 4}, "output_stride: Input should be 8, 16 or 32"),
+        ({"attention": "none"}, "attention: Input should be"),
+    ],
+)
+def test_what_no_network_is_is_refused(data: Path, changes: dict[str, Any], problem: str) -> None:
+    """Choices that contradict each other are refused before anything is read."""
+    with pytest.raises(SettingsError, match=problem):
+        TrainSettings.checked(**_values(data, changes))
+
+
+def test_a_training_of_before_keeps_its_settings(data: Path) -> None:
+    """The later settings leave no trace where they are what was done before, so that older runs go on."""
+    before = TrainSettings.checked(**_values(data, {})).decisive()
+    assert not {"output_stride", "attention"} & before.keys()
+    after = TrainSettings.checked(**_values(data, {"output_stride": 8, "attention": "single"})).decisive()
+    assert after == before | {"output_stride": 8, "attention": "single"}
