@@ -19,8 +19,8 @@ from pipeline.calibrate_settings import CalibrateSettings
 from pipeline.calibration_counts import CalibrationCounts
 from pipeline.calibration_file import Calibration, read_calibration
 from pipeline.calibration_state import CalibrationState, read_state, refuse_other
+from pipeline.decider import Decider, TilingDecider
 from pipeline.guard import refuse_trained_images
-from pipeline.labeller import Decider, TilingDecider
 from pipeline.samples import Sample, collect_samples, fingerprint_files, read_sample
 from pipeline.step_down import StepDown, Way, is_out_of_memory
 from pipeline.teacher_decider import TeacherDecider
