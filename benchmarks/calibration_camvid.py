@@ -4,24 +4,27 @@ The images of DATA/images/val, in the order of their names, are cut in two halve
 chosen on one half, for several target precisions, and everything that is reported is measured on the other; then the
 halves change places. Beside them stand the constant thresholds 0.5 and 0.9. Nothing of the data is copied.
 
-    python benchmarks/calibration_camvid.py --data DIR --teacher CHECKPOINT --keep FOLDER [--scales 0.5,1,2]
+    python benchmarks/calibration_camvid.py --data DIR --teacher CHECKPOINT --keep FOLDER [--scales 0.5,1,2] [--block 7]
 
-FOLDER gets the counts of both halves; the same call goes on with them.
+FOLDER gets the counts of each image, so that another call needs no teacher.
 """
 
 import argparse
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from pipeline.calibrate_settings import CalibrateSettings
 from pipeline.calibrating import count_samples
-from pipeline.calibration_counts import CalibrationCounts
+from pipeline.calibration_counts import CalibrationCounts, PixelCounts
 from pipeline.calibration_file import Calibration
-from pipeline.calibration_state import read_state
+from pipeline.calibration_state import CalibrationState
 from pipeline.quality import ClassQuality
-from pipeline.samples import Sample, collect_samples, fingerprint_files
+from pipeline.samples import Sample, collect_samples
 from pipeline.teacher_decider import TeacherDecider
 from pipeline.teacher_source import TeacherSource
 from pipeline.threshold_choice import ChoiceRule, choose_thresholds
@@ -31,16 +34,19 @@ TARGETS = (0.90, 0.95, 0.98)
 CONSTANTS = (0.5, 0.9)
 
 
-def count(samples: Sequence[Sample], settings: CalibrateSettings, teacher: Teacher, saved: Path) -> CalibrationCounts:
-    """Count a half, or go on with what was counted of it."""
-    measured = {**settings.decisive(teacher), "steps": settings.keep_steps, "files": fingerprint_files(samples)}
-    state = read_state(saved, measured, len(teacher.schema), settings.keep_steps)
-    decider = TeacherDecider(teacher, TeacherSource.of(settings, teacher, (0.0,)))
-    counts = state.counts
-    for now in count_samples(samples, teacher.schema, decider, state):
-        now.save(saved, measured)
-        counts = now.counts
-    return counts
+def count(samples: Sequence[Sample], settings: CalibrateSettings, teacher: Teacher, saved: Path) -> list[PixelCounts]:
+    """Count each image, or read what an earlier call has counted."""
+    if not saved.is_file():
+        decider = TeacherDecider(teacher, TeacherSource.of(settings, teacher, (0.0,)))
+        nothing = CalibrationState(CalibrationCounts.nothing(len(teacher.schema), settings.keep_steps))
+        # of blocks larger than the set all that was counted is open: what an image adds to it is the image's
+        found = [replace(nothing, counts=replace(nothing.counts, block=len(samples) + 1))]
+        found += count_samples(samples, teacher.schema, decider, found[0])
+        opens = [state.counts.open for state in found]
+        joint = np.diff([one.joint for one in opens], axis=0)
+        np.savez_compressed(saved, joint=joint, truth=np.diff([one.truth for one in opens], axis=0))
+    with np.load(saved) as content:
+        return [PixelCounts(1, joint, truth) for joint, truth in zip(content["joint"], content["truth"], strict=True)]
 
 
 def judge(
@@ -113,6 +119,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("--keep", type=Path, required=True)
+    parser.add_argument("--block", type=int)
     parser.add_argument("--scales", default="0.5,1,2")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -129,11 +136,16 @@ def main() -> None:
     samples = collect_samples(images, truth, "fine", partial=True, schema=teacher.schema).samples
     half = len(samples) // 2
     options.keep.mkdir(parents=True, exist_ok=True)
-    first = count(samples[:half], settings, teacher, options.keep / "first.json")
-    second = count(samples[half:], settings, teacher, options.keep / "second.json")
+    counted = count(samples, settings, teacher, options.keep / "counts.npz")
     names = teacher.schema.names
-    report(first, second, names, f"the first {half} frames, reported on the other {len(samples) - half}")
-    report(second, first, names, f"the last {len(samples) - half} frames, reported on the other {half}")
+    for block in (options.block or math.isqrt(half), 1):
+        print(f"\n## Blocks of {block}")
+        first, second = (
+            CalibrationCounts.of(part, len(names), settings.keep_steps, block)
+            for part in (counted[:half], counted[half:])
+        )
+        report(first, second, names, f"the first {half} frames, reported on the other {len(samples) - half}")
+        report(second, first, names, f"the last {len(samples) - half} frames, reported on the other {half}")
 
 
 if __name__ == "__main__":

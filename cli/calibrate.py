@@ -54,6 +54,12 @@ _FAILURES_SHOWN = 20
 )
 @click.option("--min-pixels", type=int, default=1000, show_default=True, help="The same of the pixels given the class.")
 @click.option(
+    "--block",
+    type=int,
+    help="So many neighbouring images count as one independent unit; 1 where they were drawn at random.  "
+    "[default: the square root of their number]",
+)
+@click.option(
     "--default-threshold", type=float, default=0.5, show_default=True, help="Of classes with too little evidence."
 )
 @click.option("--allow-training-images", is_flag=True, help="Count also images that the teacher was trained on.")
@@ -63,7 +69,8 @@ def calibrate(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - valid
     """Measure a teacher on held-out images, and choose each class's threshold for a target precision or coverage.
 
     `label --thresholds OUT` labels with them. What is promised is the lower end of a 95 % interval whose independent
-    units are images. Run the same command again to go on after a stop; another target needs no second measurement.
+    units are blocks of neighbouring images. Run the same command again to go on after a stop; another target needs no
+    second measurement.
     """
     from pipeline.calibrate_settings import CalibrateSettings
     from pipeline.calibrating import CalibrationRun
@@ -152,6 +159,7 @@ def _as_plain(run: "CalibrationRun", calibration: "Calibration", seconds: float)
         "out": str(run.settings.out),
         "target": dict([_target(calibration)]),
         "images": calibration.images,
+        "block": calibration.counts.block,
         "failed": dict(calibration.failed),
         "counted_before": run.state.done if run.finished is None else len(run.samples),
         "images_without_truth": run.images_without_truth,

@@ -39,6 +39,9 @@ class CalibrateSettings(ChoiceRule):
     """Have torch compile the network."""
     keep_steps: int = Field(DEFAULT_STEPS, ge=1, le=MAX_STEPS)
     """Thresholds are multiples of 1 / keep_steps, as in `label --keep`."""
+    block: int | None = Field(None, ge=1)
+    """Neighbouring images, in the order of their keys, that count as one independent unit; None: the square root of
+    their number, rounded down, as in Flegal and Jones, Annals of Statistics 38, 2010, p. 1034 (batch means)."""
     allow_training_images: bool = False
     """Count also images that the teacher was trained on."""
     out: Path

@@ -4,6 +4,7 @@ It streams: an image is counted and forgotten. What was counted is saved now and
 after a stop; what is finished stays good for every other target, which needs no teacher's work.
 """
 
+import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.calibrate_settings import CalibrateSettings
-from pipeline.calibration_counts import CalibrationCounts
+from pipeline.calibration_counts import PixelCounts
 from pipeline.calibration_file import Calibration, read_calibration
 from pipeline.calibration_state import CalibrationState, read_state, refuse_other
 from pipeline.guard import refuse_trained_images
@@ -100,6 +101,7 @@ class CalibrationRun:
             **settings.decisive(teacher),
             "classes_digest": teacher.schema.digest,
             "steps": settings.keep_steps,
+            "block": settings.block or math.isqrt(len(found.samples)),
             "ids": settings.ids,
             "images": len(found.samples),
             "files": fingerprint_files(found.samples),
@@ -109,7 +111,7 @@ class CalibrationRun:
         if settings.out.exists():
             finished = read_calibration(settings.out)
             refuse_other(settings.out, finished.measured, measured)
-        state = read_state(_state_file(settings.out), measured, len(teacher.schema), settings.keep_steps)
+        state = read_state(_state_file(settings.out), measured)
         missing = len(found.images_without_label), len(found.labels_without_image)
         return cls(settings, teacher, found.samples, measured, state, finished, *missing)
 
@@ -149,10 +151,10 @@ class CalibrationRun:
         if self.finished is not None:
             calibration = self.finished.chosen_by(settings.rule)
         else:
-            if not state.counts.truth.any():
+            if not state.counts.pixels.truth.any():
                 reason = next(iter(state.failed.values()), "the truth has no pixel with a class")
                 raise LabelError(f"nothing could be judged of {len(self.samples)} images: {reason}")
-            rule, counts = settings.rule, state.counts
+            rule, counts = settings.rule, state.counts.closed()
             choices = choose_thresholds(counts, schema.names, rule)
             calibration = Calibration(
                 str(settings.out), self.measured, counts, rule, choices, state.failed, state.unknown
@@ -213,7 +215,7 @@ def count_samples(
                     except ImageError as error:
                         state = state.without(sample.key, f"{sample.image}: {error}")
                     else:
-                        state = state.plus(CalibrationCounts.of_image(truth, planes, steps), truth.unknown)
+                        state = state.plus(PixelCounts.of_image(truth, planes, steps), truth.unknown)
                 yield state
         finally:
             pool.shutdown(cancel_futures=True)
