@@ -7,9 +7,6 @@ from cli.console import Console, Progress, human_bytes, human_seconds
 from cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from pipeline.calibrated import with_thresholds
-    from pipeline.calibration_file import read_calibration
-    from pipeline.provenance import decisive_settings
     from pipeline.sample_estimate import SampleEstimate, Verdict
     from pipeline.settings import LabelSettings
     from pipeline.stratified import Interval
@@ -67,6 +64,9 @@ def estimate_by_sample(
 def _measure(
     settings: "LabelSettings", sample: int, seed: int, truth: Path | None, truth_ids: "Ids | None"
 ) -> tuple["SampleEstimate", str]:
+    from pipeline.calibrated import with_thresholds
+    from pipeline.calibration_file import read_calibration
+    from pipeline.provenance import decisive_settings
     from pipeline.sample_estimate import conclude, draw_sample, measure_sample
     from pipeline.sample_measure import TeacherMeasure
     from storage.layouts import list_images, list_labels
