@@ -63,6 +63,10 @@ def write_images(folder: Path, count: int, size: tuple[int, int], classes: int) 
                 Image.fromarray(coarse.repeat(16, 0).repeat(16, 1)[: size[0], : size[1]]).save(path)
 
 
+def _resident(process: psutil.Process) -> str:
+    return f"{process.memory_info().rss / 1e6:.1f} MB resident"
+
+
 def main() -> None:
     """Read the command line, make the images, and count them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -78,9 +82,7 @@ def main() -> None:
         folder = Path(name)
         write_images(folder, options.count, (height, width), options.classes)
         samples = collect_samples(folder / "images", folder / "truth", "fine", partial=True).samples
-        print(
-            f"{len(samples)} images of {options.size}, stand-in for a teacher: {process.memory_info().rss / 1e6:.1f} MB"
-        )
+        print(f"{len(samples)} images of {options.size}, a stand-in for a teacher: {_resident(process)}", flush=True)
         block = round(len(samples) ** 0.5)
         state = CalibrationState(CalibrationCounts.nothing(options.classes, options.steps, block))
         started, saving = time.monotonic(), 0.0
@@ -94,8 +96,8 @@ def main() -> None:
                 rate = now.done / (time.monotonic() - started)
                 size = (folder / "state.json").stat().st_size
                 print(
-                    f"after {now.done:6} images: {process.memory_info().rss / 1e6:.1f} MB resident, {rate:.0f} images/s, "
-                    f"state {size / 1e3:.0f} KB"
+                    f"after {now.done} images: {_resident(process)}, {rate:.0f} images/s, state {size / 1e3:.0f} KB",
+                    flush=True,
                 )
         print(f"saving took {saving / -(-len(samples) // _LOOK):.2f} s each time")
 
