@@ -89,7 +89,8 @@ def _measure(
     )
     if settings.thresholds is not None:
         calibration = read_calibration(settings.thresholds)
-        settings = with_thresholds(settings, calibration, decisive_settings(settings, teacher))
+        decisive = decisive_settings(settings, teacher)
+        settings = with_thresholds(settings, calibration, decisive, brings_temperature=True)
     results = []
     with Progress("measure", len(drawn.drawn)) as progress:
         for one in measure_sample(drawn, TeacherMeasure(teacher, settings, true_labels)):

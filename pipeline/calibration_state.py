@@ -32,6 +32,11 @@ class CalibrationState:
     failed: Mapping[str, str] = field(default_factory=dict)
     """Images that could not be counted, by key, and why."""
 
+    @classmethod
+    def nothing(cls, measured: Mapping[str, Any]) -> Self:
+        """Before the first image."""
+        return cls(CalibrationCounts.nothing(len(measured["classes"]), measured["steps"], measured["block"]))
+
     def plus(self, image: PixelCounts, unknown: int) -> Self:
         """With one image more."""
         return replace(self, counts=self.counts.plus(image), done=self.done + 1, unknown=self.unknown + unknown)
@@ -73,8 +78,7 @@ def read_state(path: Path, measured: Mapping[str, Any]) -> CalibrationState:
         WorkspaceError: the file is damaged.
     """
     if not path.is_file():
-        counts = CalibrationCounts.nothing(len(measured["classes"]), measured["steps"], measured["block"])
-        return CalibrationState(counts)
+        return CalibrationState.nothing(measured)
     try:
         content = _read(path)
         before = content["measured"]

@@ -170,6 +170,39 @@ def test_a_calibration_of_other_confidences_is_refused(
     assert (result.exit_code, "flip: False -> True" in result.stderr) == (2, True)
 
 
+def test_a_calibrations_temperature_comes_with_its_thresholds(
+    command: list[str | Path], tmp_path: Path, tiny_teacher: Path
+) -> None:
+    """`label` divides the logits by it, says so, and refuses another; `rethreshold` needs confidence kept at it."""
+    result = invoke(*command, "--fit-temperature", "--json")
+    assert result.exit_code == 0, result.output
+    temperature = json.loads(result.stdout)["temperature"]
+    assert temperature != 1
+    assert read_calibration(tmp_path / "calibration.json").temperature == temperature
+    plain = ["label", "--images", tmp_path / "images", "--teacher", tiny_teacher, "--scales", "1"]
+    by_it = [*plain, "--thresholds", tmp_path / "calibration.json"]
+    assert invoke(*by_it, "--out", tmp_path / "run").exit_code == 0
+    assert read_provenance(tmp_path / "run/labels/0.png")["temperature"] == temperature
+    assert json.loads(invoke("label", "--settings", tmp_path / "run/settings.toml", "--json").stdout)["skipped"] == 4
+    result = invoke(*by_it, "--temperature", "3", "--out", tmp_path / "other")
+    assert (result.exit_code, f"temperature: {temperature} -> 3.0" in result.stderr) == (2, True)
+    for given, code in ((str(temperature), 0), ("1", 2)):
+        kept = tmp_path / f"kept-{code}"
+        assert invoke(*plain, "--keep", "confidence", "--temperature", given, "--out", kept).exit_code == 0
+        again = (
+            "rethreshold",
+            kept,
+            "--thresholds",
+            tmp_path / "calibration.json",
+            "--out",
+            tmp_path / f"again-{code}",
+        )
+        result = invoke(*again)
+        assert (result.exit_code, "temperature: " in result.stderr) == (code, code == 2)
+    labels = [read_label_values(tmp_path / run / "labels/0.png") for run in ("run", "again-0")]
+    assert np.array_equal(*labels)
+
+
 def test_a_budget_that_has_no_room_for_the_calibration_is_told(labelling: list[str | Path], tmp_path: Path) -> None:
     """The calibration's bytes are the run's: exit code 4 before any label; with room, the account has them."""
     result = invoke(*labelling, "--budget", "100KB", "--out", tmp_path / "run")
