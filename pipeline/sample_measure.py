@@ -117,7 +117,7 @@ class TeacherMeasure:
         """Scores (class, height, width), label (height, width), and class, confidence code and runner-up."""
         with torch.inference_mode():
             how = self._settings
-            scores = self._teacher.logits(image, how.scales, flip=how.flip, fusion=how.fusion)
+            scores = self._teacher.logits(image, how.scales, flip=how.flip, fusion=how.fusion) / how.temperature
             top = find_top(scores[None], runner_up=True)
             assert top.runner_up is not None, "it was asked for"
             label = apply_thresholds(top, self._thresholds)[0].cpu().numpy()

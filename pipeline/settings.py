@@ -118,8 +118,8 @@ Place = Annotated[Path, WrapValidator(_as_place), PlainSerializer(path_text, ret
 class LabellingRecipe(Settings):
     """How images are labelled; not which, and not by what teacher.
 
-    Scales, fusion, thresholds, flip, precision and min_component decide the values of the labels; the rest says how
-    they are computed and kept.
+    Scales, fusion, thresholds, flip, temperature, precision and min_component decide the values of the labels; the rest
+    says how they are computed and kept.
     """
 
     scales: Scales = (0.5, 1.0, 2.0)
@@ -131,6 +131,8 @@ class LabellingRecipe(Settings):
     """Thresholds of classes that have one of their own, by class name."""
     flip: bool = False
     """Average the logits of the image and of its mirror image."""
+    temperature: float = Field(1.0, gt=0, le=100)
+    """That the logits are divided by before they become probabilities, as `calibrate` may have fitted it."""
     min_component: int = Field(0, ge=0)
     """Connected pixels of one class that are fewer than this become ignore; 0: none do."""
     keep: Keep = "none"
@@ -152,7 +154,10 @@ class LabellingRecipe(Settings):
     def decisive(self) -> dict[str, Any]:
         """What decides the values of the labels, as plain values."""
         decisive = self.model_dump(mode="json", include=set(_DECISIVE))
-        return decisive if self.fusion is None else decisive | {"fusion": self.fusion}
+        # what came later and is left at its default is left out, so that older work is gone on with
+        fusion = {} if self.fusion is None else {"fusion": self.fusion}
+        temperature = {} if self.temperature == 1 else {"temperature": self.temperature}
+        return decisive | fusion | temperature
 
 
 _DECISIVE = ("scales", "threshold", "class_thresholds", "flip", "min_component", "precision")

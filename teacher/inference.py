@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from storage.errors import ImageError, SettingsError
 from storage.schema import ClassSchema
-from teacher.decision import DecisionRule
+from teacher.decision import DecisionRule, check_temperature
 from teacher.execution import Execution
 from teacher.fusion import check_scales, predict_scales
 from teacher.joint_decision import decide_jointly
@@ -249,17 +249,20 @@ class Teacher:
             fusion: how scales are fused; None: as the network was trained for.
 
         Raises:
-            SettingsError: the scales, a threshold, the steps or the tile are out of range, or the thresholds are not as
-                many as the classes.
+            SettingsError: the scales, a threshold, the steps, the temperature or the tile are out of range, or the
+                thresholds are not as many as the classes.
             ImageError: not such images, of different sizes, or too small for the lowest scale.
         """
         check_scales(scales)
+        check_temperature(rule.temperature)
         if len(rule.thresholds) not in (1, len(self.schema)):
             raise SettingsError(f"got {len(rule.thresholds)} thresholds, expected one, or {len(self.schema)}")
         if not images:
             return []
         with torch.inference_mode():
             views = self._predict(images, scales, fusion, flip=flip, tile=tile)
+            if rule.temperature != 1:
+                views = [tuple(prediction.divided(rule.temperature) for prediction in view) for view in views]
             made = decide_jointly(views, (images[0].shape[0], images[0].shape[1]), rule)
             labels = self._transfers.download(made.labels)
             kept = None if made.soft is None else self._transfers.download(made.soft)
