@@ -7,6 +7,7 @@ import click
 
 from cli.console import Console, Progress
 from cli.exit_codes import ExitCode
+from cli.label_options import fusion_option
 from cli.options import (
     FILE,
     FOLDER,
@@ -38,6 +39,7 @@ _FAILURES_SHOWN = 20
 @layout_option
 @ids_option
 @click.option("--scales", type=Numbers(), default="0.5,1,2", show_default=True, help="Must contain 1.")
+@fusion_option
 @click.option("--flip", is_flag=True, help="Average with the mirror image: twice the time.")
 @precision_option
 @device_option

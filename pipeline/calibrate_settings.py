@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.provenance import DECISION_RULE
+from pipeline.provenance import DECISION_RULE, decisive_scales
 from pipeline.settings import Scales
 from pipeline.threshold_choice import ChoiceRule
 from storage.layouts import Layout
@@ -13,6 +13,7 @@ from storage.schema import Ids
 from storage.soft_store import DEFAULT_STEPS, MAX_STEPS, Keep, level_of
 from teacher import Teacher
 from teacher.inference import Precision
+from teacher.networks.prediction import Fusion
 
 
 class CalibrateSettings(ChoiceRule):
@@ -32,6 +33,8 @@ class CalibrateSettings(ChoiceRule):
     ids: Ids | None = None
     """What the truth's values are."""
     scales: Scales = (0.5, 1.0, 2.0)
+    fusion: Fusion | None = None
+    """How the scales are fused; None: as the network was trained for."""
     flip: bool = False
     precision: Precision = "fp32"
     device: str = "auto"
@@ -75,7 +78,7 @@ class CalibrateSettings(ChoiceRule):
             "teacher": teacher.digest,
             "network": teacher.spec.network,
             "classes": list(teacher.schema.names),
-            "scales": list(self.scales),
+            **decisive_scales(teacher, self.scales, self.fusion),
             "flip": self.flip,
             "precision": self.precision,
             "temperature": self.temperature,

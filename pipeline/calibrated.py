@@ -12,7 +12,7 @@ from storage.errors import MissingFileError, SettingsError
 from storage.object_io import find_file, read_file, remove_file
 from storage.workspace import Workspace
 
-_DECISIVE = ("teacher", "classes", "scales", "flip", "precision", "decision_rule", "temperature")
+_DECISIVE = ("teacher", "classes", "scales", "fusion", "flip", "precision", "decision_rule", "temperature")
 """What a class and its confidence depend on, as in the settings in a run's ledger."""
 
 

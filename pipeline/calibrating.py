@@ -137,7 +137,7 @@ class CalibrationRun:
         last.save(saved, measured)
 
         def predict(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-            logits = self.teacher.logits(image, settings.scales, flip=settings.flip)
+            logits = self.teacher.logits(image, settings.scales, flip=settings.flip, fusion=settings.fusion)
             return cast(npt.NDArray[np.float32], logits.flatten(1).cpu().numpy())
 
         try:

@@ -3,7 +3,7 @@
 It computes nothing of either; the settings' digest is what a run and its labels are known by.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -12,6 +12,7 @@ from storage.run_form import source_id_settings
 from storage.schema import ClassSchema
 from teacher import Teacher
 from teacher.fusion import scales_of
+from teacher.networks.prediction import Fusion
 
 DECISION_RULE = 1
 """Version of the rule that turns scores into labels; raised when the same settings would give other pixels."""
@@ -22,20 +23,16 @@ def decisive_settings(settings: LabelSettings, teacher: Teacher) -> dict[str, ob
 
     What is left at its default and came to be later is left out, so that older runs are gone on with.
     """
-    fusion = settings.fusion or teacher.spec.attention
-    scales = scales_of(fusion, settings.scales)
     decisive: dict[str, object] = {
         "teacher": teacher.digest,
         "network": teacher.spec.network,
         "classes": list(teacher.schema.names),
-        "scales": sorted(scales),
+        **decisive_scales(teacher, settings.scales, settings.fusion),
         "threshold": settings.threshold,
         "flip": settings.flip,
         "precision": settings.precision,
         "decision_rule": DECISION_RULE,
     }
-    if len(scales) > 1 and fusion != teacher.spec.attention:
-        decisive["fusion"] = fusion
     if settings.class_thresholds:
         decisive["class_thresholds"] = dict(settings.class_thresholds)
     if settings.temperature != 1:
@@ -45,6 +42,20 @@ def decisive_settings(settings: LabelSettings, teacher: Teacher) -> dict[str, ob
     if settings.ids == "source":
         decisive |= source_id_settings(teacher.schema)
     return decisive
+
+
+def decisive_scales(teacher: Teacher, scales: Sequence[float], fusion: Fusion | None) -> dict[str, object]:
+    """The scales at which a teacher predicts, and how they are fused where that is not its own way.
+
+    Args:
+        teacher: that predicts.
+        scales: that were asked for.
+        fusion: that was asked for; None: the teacher's own.
+    """
+    how = fusion or teacher.spec.attention
+    used = scales_of(how, scales)
+    decisive: dict[str, object] = {"scales": sorted(used)}
+    return decisive | {"fusion": how} if len(used) > 1 and how != teacher.spec.attention else decisive
 
 
 def label_provenance(decisive: Mapping[str, Any], schema: ClassSchema) -> dict[str, str | float]:
