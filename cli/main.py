@@ -18,7 +18,7 @@ from storage.errors import (
 
 _USAGE_ERRORS = (SettingsError, MissingFileError, SchemaError, ForeignSettingsError, LeakError)
 
-_STARTS_AGAIN = ("estimate", "budget", "status", "verify", "evaluate", "inspect", "doctor")
+_STARTS_AGAIN = ("estimate", "budget", "status", "verify", "evaluate", "inspect", "export", "doctor")
 """Commands that keep nothing of what they have done when they are stopped."""
 
 _NO_ROOM = (BudgetError, DiskFullError)
