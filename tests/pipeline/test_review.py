@@ -327,9 +327,10 @@ def test_an_import_that_was_interrupted_goes_on(data: Path, monkeypatch: pytest.
         if path.name == "1.png" and path.parent.name == "b":
             raise DiskFullError("full")
 
-    with monkeypatch.context() as patched, pytest.raises(DiskFullError):
-        patched.setattr(Workspace, "publish", fail)
+    monkeypatch.setattr(Workspace, "publish", fail)
+    with pytest.raises(DiskFullError):
         take_back(data, file)
+    monkeypatch.undo()
     result = take_back(data, file)
     assert (result.imported, result.replaced, result.total) == (3, 0, 3)
     assert labels_of(data / "reviewed") == LABELS
