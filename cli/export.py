@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.console import Console, Progress
+from cli.console import Console, Stages
 from cli.options import FOLDER, OUT, Names, json_option, layout_option, settings_option
 
 if TYPE_CHECKING:
@@ -75,15 +75,11 @@ def export(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validate
     options["select"] = tuple(text for texts in options["select"] for text in texts)
     settings = ExportSettings.checked(**options)
     manifest = None
-    progress: Progress | None = None
-    done = 0
-    for step in hand_out(settings):
-        progress = progress or Progress("export", step.total).__enter__()
-        progress.advance(step.done - done)
-        done, manifest = step.done, step.manifest
-    assert progress is not None, "a selection has an image at least"
+    with Stages() as stages:
+        for progress in hand_out(settings):
+            manifest = progress.manifest
+            stages.show("export", progress.done, progress.total)
     assert manifest is not None, "the last progress has the manifest"
-    progress.__exit__(None, None, None)
     _report(manifest, settings.out, console)
 
 

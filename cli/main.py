@@ -25,7 +25,7 @@ from storage.errors import (
 
 _USAGE_ERRORS = (SettingsError, MissingFileError, SchemaError, ForeignSettingsError, LeakError)
 
-_STARTS_AGAIN = ("estimate", "budget", "status", "verify", "evaluate", "audit", "inspect", "report", "doctor")
+_STARTS_AGAIN = ("estimate", "budget", "status", "verify", "evaluate", "audit", "inspect", "report", "export", "doctor")
 """Commands that keep nothing of what they have done when they are stopped."""
 
 _NOT_MET = (BudgetError, DiskFullError, GateError)

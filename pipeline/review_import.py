@@ -90,7 +90,7 @@ def import_review(settings: ImportReviewSettings) -> Iterator[ImportProgress]:
     """Check what a tool gave back, and write it into a run of reviewed labels: all of it, or nothing.
 
     Where several regions claim a pixel, the one has it that the tool shows on top; in COCO files, which know no order,
-    it is ignored. A pixel of no region is ignored.
+    it is ignored. A pixel of no region is ignored. Where writing was interrupted, the same call goes on with it.
 
     Args:
         settings: what to do.

@@ -18,11 +18,20 @@ from pipeline.exporting import ExportSettings, export
 from pipeline.review_formats import FORMATS, open_writer, read_annotations
 from pipeline.review_import import ImportResult, ImportReviewSettings, import_review
 from pipeline.review_regions import FormatName, ReviewImage, compose
-from storage.errors import AutocoarseError, ForeignSettingsError, ImageError, LabelError, LayoutError, SettingsError
+from storage.errors import (
+    AutocoarseError,
+    DiskFullError,
+    ForeignSettingsError,
+    ImageError,
+    LabelError,
+    LayoutError,
+    SettingsError,
+)
 from storage.label_map import LabelMap
 from storage.label_png import read_label_values, read_provenance
 from storage.ledger import Ledger
 from storage.schema import ClassInfo, ClassSchema
+from storage.workspace import Workspace
 
 NAMES: tuple[FormatName, ...] = get_args(FormatName)
 FILES = {
@@ -306,6 +315,25 @@ def test_a_second_import_adds_and_replaces_only_when_it_is_told_to(data: Path) -
     assert (result.imported, result.replaced, result.total) == (1, 1, 3)
     assert labels_of(data / "reviewed")["a/1"] == [[2, 2, 1], [255, 2, 2]]
     assert (data / "reviewed/labels/c d&<.png").stat().st_mtime_ns == stamp
+
+
+def test_an_import_that_was_interrupted_goes_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a full disk or a kill left unwritten is written by the same command, and nothing is taken for another's."""
+    file = hand_out(data)
+    publish = Workspace.publish
+
+    def fail(workspace: Workspace, path: Path, content: bytes, *, small: bool = False) -> None:
+        publish(workspace, path, content, small=small)
+        if path.name == "1.png" and path.parent.name == "b":
+            raise DiskFullError("full")
+
+    monkeypatch.setattr(Workspace, "publish", fail)
+    with pytest.raises(DiskFullError):
+        take_back(data, file)
+    monkeypatch.undo()
+    result = take_back(data, file)
+    assert (result.imported, result.replaced, result.total) == (3, 0, 3)
+    assert labels_of(data / "reviewed") == LABELS
 
 
 def test_labels_of_others_are_never_written_over(data: Path) -> None:

@@ -91,7 +91,7 @@ def test_a_reviewed_label_without_an_image_and_a_run_that_nobody_reviewed_are_re
     folder.mkdir()
     for name in ("0", "1"):
         Image.fromarray(np.zeros((40, 48), np.uint8)).save(folder / f"{name}.png")
-    with pytest.raises(LayoutError, match="1 reviewed labels of .* have no image"):
+    with pytest.raises(LayoutError, match=r"1 reviewed labels of .* have no image"):
         collect(training(data, reviewed_labels=folder), schema)
     other = make_run(data / "run", data / "extra", {"0": np.zeros((40, 48))})
     with pytest.raises(SettingsError, match="nobody has reviewed"):
