@@ -101,8 +101,8 @@ def _say_plan(run: "LabelRun", console: Console) -> None:
     plan, settings = run.plan, run.settings
     own = ", ".join(f"{name} {value:g}" for name, value in settings.class_thresholds.items())
     refused = f", {plan.refused_count} that cannot be" if plan.refused_count else ""
-    fusion = settings.fusion or run.teacher.spec.attention
-    scales = scales_of(fusion, settings.scales)[::-1]
+    fusion = run.teacher.fusion(settings.fusion)
+    scales = run.teacher.spec.attention_scales or scales_of(fusion, settings.scales)[::-1]
     how = f" ({fusion})" if len(scales) > 1 else ""
     of_shard = "" if settings.shard is None else f" of shard {settings.shard}"
     console.say(

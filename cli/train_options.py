@@ -32,11 +32,14 @@ _RECIPE: tuple[Decorator, ...] = (
     ),
     click.option(
         "--attention",
-        type=click.Choice(["hierarchical", "average", "single"]),
+        type=click.Choice(["hierarchical", "explicit", "average", "single"]),
         default="hierarchical",
         show_default=True,
-        help="How scales are fused: by an attention, trained at 0.5 and 1; or, trained at 1 alone and without one, by "
-        "their mean or not at all.",
+        help="How scales are fused: by an attention, trained at 0.5 and 1, or explicit, over --attention-scales; or, "
+        "trained at 1 without one, by their mean or not at all.",
+    ),
+    click.option(
+        "--attention-scales", type=Numbers(), help="Of an explicit attention; must contain 1.  [default: 0.5,1,2]"
     ),
     click.option("--encoder-weights", type=FILE, help="Its pretrained weights; random without. Nothing is downloaded."),
     click.option(

@@ -22,7 +22,7 @@ def decisive_settings(settings: LabelSettings, teacher: Teacher) -> dict[str, ob
 
     What is left at its default and came to be later is left out, so that older runs are gone on with.
     """
-    fusion = settings.fusion or teacher.spec.attention
+    fusion = teacher.fusion(settings.fusion)
     scales = scales_of(fusion, settings.scales)
     decisive: dict[str, object] = {
         "teacher": teacher.digest,

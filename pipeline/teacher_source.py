@@ -74,7 +74,7 @@ class TeacherSource:
         from teacher.fusion import scales_of
 
         file = Path(settings.teacher) if settings.weights is None else settings.weights
-        fusion = settings.fusion or teacher.spec.attention
+        fusion = teacher.fusion(settings.fusion)
         return cls(
             name=None if settings.weights is None else settings.teacher,
             file=file.absolute(),

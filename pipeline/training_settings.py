@@ -38,7 +38,7 @@ _NOT_DECISIVE = {
     *("out", "device", "workers", "checkpoint_every", "keep", "index"),
 }
 
-_YOUNGER = ("output_stride", "attention")
+_YOUNGER = ("output_stride", "attention", "attention_scales")
 """Settings that came later than the first runs: decisive where they are not what they were before."""
 
 Side = Annotated[int, Field(ge=MIN_CROP, le=8192)]
@@ -59,7 +59,10 @@ class TrainingRecipe(Settings):
     """Of the encoder's coarsest features; hrnet-ocr has none to choose."""
     attention: Fusion = "hierarchical"
     """How predictions at several scales are fused, for which it is trained: hierarchical at scales 0.5 and 1 with an
-    attention between them; average and single at scale 1 alone, without one."""
+    attention between them; explicit at the scales of its attention; average and single at scale 1 alone, without
+    one."""
+    attention_scales: Scales | None = None
+    """Of an explicit attention; None: 0.5, 1 and 2."""
     encoder_weights: Path | None = None
     """Pretrained weights of the encoder; without them it starts from random values."""
     start_weights: Path | None = None
@@ -151,6 +154,8 @@ class TrainingRecipe(Settings):
         check_trunk(self.network, self.encoder)
         if self.network not in DECODERS and self.output_stride != 16:
             raise ValueError(f"output_stride is that of an encoder, and {self.network} has none: leave it out")
+        if self.attention == "explicit" or self.attention_scales is not None:
+            self.spec(1)  # refuses what the network has not
         together = self.crops_together
         if together == 1 and self.network in DECODERS:
             raise ValueError(
@@ -170,8 +175,14 @@ class TrainingRecipe(Settings):
         Raises:
             SettingsError: a value is unknown or out of range.
         """
-        stride, attention = self.output_stride, self.attention
-        return default_spec(self.network, num_classes, self.encoder, output_stride=stride, attention=attention)
+        return default_spec(
+            self.network,
+            num_classes,
+            self.encoder,
+            output_stride=self.output_stride,
+            attention=self.attention,
+            attention_scales=self.attention_scales,
+        )
 
     @property
     def is_pretrained(self) -> bool:

@@ -135,6 +135,20 @@ class Teacher:
         """What predicts, operation by operation, also where it is compiled or recorded as graphs."""
         return self._execution.run_eagerly
 
+    def fusion(self, asked: Fusion | None = None) -> Fusion:
+        """How scales are fused, where something is asked for or nothing is.
+
+        Raises:
+            SettingsError: an explicit attention is asked of a network that has none, or something else of one that has.
+        """
+        own = self.spec.attention
+        if asked not in (None, own) and "explicit" in (asked, own):
+            raise SettingsError(
+                f"the fusion {asked} was asked for, and the network was trained for {own}: "
+                f"{'leave the fusion out' if own == 'explicit' else 'choose hierarchical, average or single'}"
+            )
+        return asked or own
+
     def release_memory(self) -> None:
         """Let go of what the device keeps from image to image: before a smaller batch, or tiles, are tried."""
         self._execution.release()
@@ -158,10 +172,11 @@ class Teacher:
             ImageError: not such an image, or too small for the lowest scale.
         """
         with torch.inference_mode():
+            how = self.fusion(fusion)
             batch = self._batch([image])
-            joint = hierarchical_logits(self._execution, batch, scales, fusion or self.spec.attention)
+            joint = hierarchical_logits(self._execution, batch, scales, how)
             if flip:
-                mirrored = hierarchical_logits(self._execution, batch.flip(-1), scales, fusion or self.spec.attention)
+                mirrored = hierarchical_logits(self._execution, batch.flip(-1), scales, how)
                 joint = (joint + mirrored.flip(-1)) / 2
             return joint[0]
 
@@ -221,6 +236,7 @@ class Teacher:
             ImageError: not such images, of different sizes, or too small for the lowest scale.
         """
         check_scales(scales)
+        how = self.fusion(fusion)
         if len(rule.thresholds) not in (1, len(self.schema)):
             raise SettingsError(f"got {len(rule.thresholds)} thresholds, expected one, or {len(self.schema)}")
         if not images:
@@ -228,7 +244,6 @@ class Teacher:
         network = self.network(tile)
         with torch.inference_mode():
             batch = self._batch(images)
-            how = fusion or self.spec.attention
             views = [predict_scales(network, batch, scales, how)]
             if flip:
                 mirrored = predict_scales(network, batch.flip(-1), scales, how)

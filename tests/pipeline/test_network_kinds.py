@@ -99,6 +99,25 @@ def test_what_a_network_is_trained_for_is_how_it_is_fused(data: Path) -> None:
         load_teacher(single.checkpoint).label([_noise()], (0.5, 1.0), 0.0, fusion="hierarchical")
 
 
+def test_an_explicit_attention_is_trained_and_labels_at_its_own_scales(data: Path) -> None:
+    """A network with an explicit attention is fused by it, whatever the scales; another fusion is refused."""
+    result = _train(data, attention="explicit", attention_scales=(0.5, 1.0))
+    teacher = load_teacher(result.checkpoint)
+    assert teacher.spec.attention_scales == (0.5, 1.0)
+    assert "fusion" not in _label(data, result.checkpoint, scales=(0.5, 1.0, 2.0))
+    image = _noise()
+    labels = [teacher.label([image], scales, 0.0)[0] for scales in ((1.0,), (0.5, 1.0, 2.0))]
+    assert (labels[0] == labels[1]).all()
+    with pytest.raises(SettingsError, match="trained for explicit: leave the fusion out"):
+        teacher.label([image], (1.0,), 0.0, fusion="average")
+
+
+def test_no_explicit_attention_is_asked_of_others(tiny_teacher: Path) -> None:
+    """A network that has no explicit attention cannot be fused by one."""
+    with pytest.raises(SettingsError, match="choose hierarchical, average or single"):
+        load_teacher(tiny_teacher).label([_noise()], (1.0,), 0.0, fusion="explicit")
+
+
 def _noise() -> Any:
     return torch.randint(0, 256, (40, 48, 3), dtype=torch.uint8).numpy()
 
@@ -136,6 +155,8 @@ def test_the_labels_of_an_average_are_those_of_its_logits(tiny_teacher: Path) ->
         ({"network": "deeperlab", "batch": 1}, "batch is 1, but deeperlab pools"),
         ({"output_stride": 4}, "output_stride: Input should be 8, 16 or 32"),
         ({"attention": "none"}, "attention: Input should be"),
+        ({"attention_scales": (0.5, 1.0)}, "only an explicit attention has any"),
+        ({"attention": "explicit", "network": "hrnet-ocr", "encoder": None}, "has no explicit attention"),
     ],
 )
 def test_what_no_network_is_is_refused(data: Path, changes: dict[str, Any], problem: str) -> None:
@@ -147,6 +168,6 @@ def test_what_no_network_is_is_refused(data: Path, changes: dict[str, Any], prob
 def test_a_training_of_before_keeps_its_settings(data: Path) -> None:
     """The later settings leave no trace where they are what was done before, so that older runs go on."""
     before = TrainSettings.checked(**_values(data, {})).decisive()
-    assert not {"output_stride", "attention"} & before.keys()
+    assert not {"output_stride", "attention", "attention_scales"} & before.keys()
     after = TrainSettings.checked(**_values(data, {"output_stride": 8, "attention": "single"})).decisive()
     assert after == before | {"output_stride": 8, "attention": "single"}
