@@ -18,6 +18,9 @@ from teacher.networks.registry import DECODERS, NetworkName, NetworkSpec, check_
 DEFAULT_ENCODER = "tf_efficientnet_lite0"
 """Encoder where none is named: small enough to be trained without a GPU."""
 
+DEFAULT_STRIDE = 16
+"""Of the encoder's coarsest features where none is named."""
+
 MIN_CROP = 32
 """Shortest side of a crop: at half scale and a stride of 16 one value is left."""
 
@@ -55,8 +58,8 @@ class TrainingRecipe(Settings):
     network: NetworkName = "deeplabv3plus"
     encoder: str | None = None
     """timm's name of the encoder, or wide_resnet38; of hrnet-ocr the trunk: hrnet_w18, hrnet_w32 or hrnet_w48."""
-    output_stride: Literal[8, 16, 32] = 16
-    """Of the encoder's coarsest features; hrnet-ocr has none to choose."""
+    output_stride: Literal[8, 16, 32] | None = None
+    """Of the encoder's coarsest features; None: 16. hrnet-ocr has none to choose."""
     attention: Fusion = "hierarchical"
     """How predictions at several scales are fused, for which it is trained: hierarchical at scales 0.5 and 1 with an
     attention between them; explicit at the scales of its attention; average and single at scale 1 alone, without
@@ -152,7 +155,7 @@ class TrainingRecipe(Settings):
         if not 0 < low <= high <= 16:
             raise ValueError(f"scale_range is {low:g} to {high:g}, expected two numbers, 0 < first <= second <= 16")
         check_trunk(self.network, self.encoder)
-        if self.network not in DECODERS and self.output_stride != 16:
+        if self.network not in DECODERS and self.output_stride is not None:
             raise ValueError(f"output_stride is that of an encoder, and {self.network} has none: leave it out")
         if self.attention == "explicit" or self.attention_scales is not None:
             self.spec(1)  # refuses what the network has not
@@ -179,7 +182,7 @@ class TrainingRecipe(Settings):
             self.network,
             num_classes,
             self.encoder,
-            output_stride=self.output_stride,
+            output_stride=self.output_stride or DEFAULT_STRIDE,
             attention=self.attention,
             attention_scales=self.attention_scales,
         )

@@ -20,7 +20,7 @@ from teacher.networks.registry import NetworkSpec
 from teacher.networks.wide_resnet import WideResNet
 
 KINDS: dict[str, dict[str, Any]] = {
-    "ResNet, stride 8": {"encoder": "resnet10t", "output_stride": 8},
+    "timm's, stride 8": {"encoder": "mobilenetv3_small_050", "output_stride": 8},
     "wide ResNet": {"encoder": "wide_resnet38", "output_stride": 8},
     "DeeperLab": {"network": "deeperlab", "encoder": "mobilenetv3_small_050", "output_stride": 8},
     "HRNet": {"network": "hrnet-ocr", "encoder": "hrnet_w18"},

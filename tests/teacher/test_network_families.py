@@ -256,7 +256,7 @@ def test_operations_of_training_are_the_papers_ratios() -> None:
     Source: arXiv:2005.10821, table 1. The attention heads, small beside the paper's trunk, are left out.
     """
     with torch.device("meta"):
-        network = build_network(default_spec("deeplabv3plus", 19, "resnet50", attention="single"))
+        network = build_network(default_spec("deeplabv3plus", 19, "resnet10t", attention="single"))
 
     def counted(scales: tuple[float, ...]) -> int:
         with FlopCounterMode(display=False) as counter:
