@@ -58,6 +58,9 @@ _LOOK_SECONDS = 1.0
 @click.option("--tls-cert", type=FILE, help="Own certificate, for tls://.")
 @click.option("--tls-key", type=FILE, help="Key of the own certificate, for tls://.")
 @click.option("--dashboard", is_flag=True, help="With --workers: show dask's dashboard on loopback.")
+@click.option(
+    "--save-attention", is_flag=True, help="Save how much each scale counted, as gray PNGs in OUT/attention/SCALE."
+)
 @click.option("--shard", metavar="I/N", help="Label only the I-th of N parts, into an OUT of its own; see `gather`.")
 @click.option("--out", type=OUT_OR_URL, required=True, help="Folder of the run, or a URL; labels land in OUT/labels.")
 @json_option
@@ -192,6 +195,8 @@ def _report(run: "LabelRun", console: Console, seconds: float, full: OSError | N
     console.say(f"labels: {run.workspace.labels}")
     if run.settings.shard is not None:
         console.say(f"this is shard {run.settings.shard}; `autocoarse gather` joins the shards' runs into one")
+    if run.settings.save_attention:
+        console.say(f"attention maps: {run.workspace.attention}, a folder a scale")
     if run.settings.keep != "none":
         console.say(
             f"kept {run.settings.keep}: {run.workspace.soft}; `autocoarse rethreshold` applies other thresholds"

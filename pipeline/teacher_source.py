@@ -67,6 +67,8 @@ class TeacherSource:
     keep: Keep
     keep_steps: int
     compiled: bool
+    attention: bool
+    """Whether it is to say how much each scale counts."""
 
     @classmethod
     def of(cls, settings: "LabelSettings", teacher: "Teacher", thresholds: tuple[float, ...]) -> Self:
@@ -90,6 +92,7 @@ class TeacherSource:
             keep=settings.keep,
             keep_steps=settings.keep_steps,
             compiled=settings.compiled,
+            attention=settings.save_attention,
         )
 
     def at(self, file: Path) -> Self:

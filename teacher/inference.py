@@ -23,6 +23,7 @@ from teacher.joint_decision import decide_jointly
 from teacher.networks.prediction import Fusion, Network
 from teacher.networks.registry import NetworkSpec
 from teacher.normalisation import normalise
+from teacher.scale_weights import scale_weights
 from teacher.tiling import tiled
 from teacher.transfer import Transfers
 from teacher.weights import state_digest
@@ -66,6 +67,8 @@ class Decision:
     """(height, width) uint8: a class index, or 255 where the confidence is too low."""
     soft: Image | None = None
     """(plane, height, width) uint8: class, confidence code and, with top2, runner-up; None where nothing is kept."""
+    attention: Image | None = None
+    """Each scale's weight, (scale, height, width) uint8, smallest scale first, 255 in all; None where nobody asked."""
 
 
 class Teacher:
@@ -217,6 +220,7 @@ class Teacher:
         flip: bool = False,
         tile: int | None = None,
         fusion: Fusion | None = None,
+        attention: bool = False,
     ) -> list[Decision]:
         """Label images of one size as one batch, and say what is to be kept. Only that leaves the device.
 
@@ -229,6 +233,7 @@ class Teacher:
             flip: average with the mirrored images' logits.
             tile: side of the tiles in which larger images are predicted, in pixels; None: images are predicted whole.
             fusion: how scales are fused; None: as the network was trained for.
+            attention: say also how much each scale counts, a byte a pixel and scale.
 
         Raises:
             SettingsError: the scales, a threshold, the steps or the tile are out of range, or the thresholds are not as
@@ -251,10 +256,12 @@ class Teacher:
             size = (batch.shape[-2], batch.shape[-1])
             del batch  # three floats a pixel that nobody needs any more
             made = decide_jointly(views, size, rule)
+            weights = scale_weights(views, size) if attention else None
             labels = self._transfers.download(made.labels)
-            soft = None if made.soft is None else self._transfers.download(made.soft)
-            kept = [None] * len(images) if soft is None else soft.wait()
-            return [Decision(label, planes) for label, planes in zip(labels.wait(), kept, strict=True)]
+            soft, shares = (None if x is None else self._transfers.download(x) for x in (made.soft, weights))
+            none = [None] * len(images)
+            beside = (none if x is None else x.wait() for x in (soft, shares))
+            return [Decision(*one) for one in zip(labels.wait(), *beside, strict=True)]
 
     def _batch(self, images: Sequence[Image]) -> Tensor:
         for image in images:

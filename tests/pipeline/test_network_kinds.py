@@ -4,14 +4,17 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pipeline.labelling import LabelRun
 from pipeline.settings import LabelSettings
 from pipeline.training import train
 from pipeline.training_progress import TrainResult
 from pipeline.training_settings import TrainSettings
+from pipeline.verification import Verification
 from storage.errors import SettingsError
 from storage.label_png import read_provenance
 from teacher import load_teacher
@@ -145,6 +148,30 @@ def test_the_labels_of_an_average_are_those_of_its_logits(tiny_teacher: Path) ->
         clear = (top.values[0] - top.values[1] > 1e-3).numpy()
         assert clear.mean() > 0.99
         assert (label == top.indices[0].numpy())[clear].all()
+
+
+def test_attention_maps_are_saved_beside_the_labels(data: Path, tiny_teacher: Path) -> None:
+    """Each scale and image has a gray PNG of the label's size; they sum to 255, and labels stay as they are."""
+    without = _label(data, tiny_teacher, out=data / "without")
+    assert _label(data, tiny_teacher, save_attention=True) == without
+    maps = {scale: Image.open(data / f"run/attention/{scale}/0.png") for scale in ("0.5", "1")}
+    assert all((each.mode, each.size) == ("L", (48, 40)) for each in maps.values())
+    assert (sum(np.asarray(each, int) for each in maps.values()) == 255).all()
+    labels = [(data / name / "labels/0.png").read_bytes() for name in ("without", "run")]
+    assert labels[0] == labels[1]
+    assert not (data / "without/attention").exists()
+    with Verification(data / "run") as verification:
+        for _ in verification:
+            pass
+        assert not verification.summary.problems
+
+
+@pytest.mark.parametrize("changes", [{"scales": (1.0,)}, {"fusion": "average"}, {"fusion": "single"}])
+def test_attention_is_saved_only_where_there_is_one(data: Path, tiny_teacher: Path, changes: dict[str, Any]) -> None:
+    """Without several scales and an attention between them there is nothing to save, and nothing is begun."""
+    with pytest.raises(SettingsError, match="save_attention is for several scales"):
+        _label(data, tiny_teacher, save_attention=True, **changes)
+    assert not list((data / "run").rglob("*.png"))
 
 
 @pytest.mark.parametrize(
