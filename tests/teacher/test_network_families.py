@@ -31,7 +31,7 @@ SMALL = {
     "deeplabv3plus, Xception": ("deeplabv3plus", "xception41", 16),
     "deeplabv3plus, wide ResNet": ("deeplabv3plus", "wide_resnet38", 8),
     "deeperlab, ResNet, 8": ("deeperlab", "resnet10t", 8),
-    "deeperlab, wide ResNet, 16": ("deeperlab", "wide_resnet38", 16),
+    "deeperlab, wide ResNet, 8": ("deeperlab", "wide_resnet38", 8),
 }
 MEGA, GIGA = 1e6, 1e9
 
