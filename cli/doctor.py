@@ -81,7 +81,7 @@ def doctor(
     if teacher is not None:
         loaded = _load(teacher, weights, classes, device, how)
         memory, room = memory_of(loaded), room_on(loaded.device)
-        scales = scales_of(how.fusion or loaded.spec.attention, how.scales)[::-1]
+        scales = scales_of(loaded.fusion(how.fusion), how.scales)[::-1]
         work = Work(scales, how.flip, how.keep)
         plans = [plan_size(memory, size, work, room, how.batch) for size in sizes]
         console.say(

@@ -63,6 +63,9 @@ _LOOK_SECONDS = 1.0
 @click.option("--tls-cert", type=FILE, help="Own certificate, for tls://.")
 @click.option("--tls-key", type=FILE, help="Key of the own certificate, for tls://.")
 @click.option("--dashboard", is_flag=True, help="With --workers: show dask's dashboard on loopback.")
+@click.option(
+    "--save-attention", is_flag=True, help="Save how much each scale counted, as gray PNGs in OUT/attention/SCALE."
+)
 @click.option("--shard", metavar="I/N", help="Label only the I-th of N parts, into an OUT of its own; see `gather`.")
 @gate_option
 @click.option(
@@ -117,8 +120,8 @@ def _say_plan(run: "LabelRun", console: Console) -> None:
     plan, settings = run.plan, run.settings
     own = ", ".join(f"{name} {value:g}" for name, value in settings.class_thresholds.items())
     refused = f", {plan.refused_count} that cannot be" if plan.refused_count else ""
-    fusion = settings.fusion or run.teacher.spec.attention
-    scales = scales_of(fusion, settings.scales)[::-1]
+    fusion = run.teacher.fusion(settings.fusion)
+    scales = run.teacher.spec.attention_scales or scales_of(fusion, settings.scales)[::-1]
     how = f" ({fusion})" if len(scales) > 1 else ""
     of_shard = "" if settings.shard is None else f" of shard {settings.shard}"
     console.say(
@@ -217,6 +220,8 @@ def _report(run: "LabelRun", console: Console, seconds: float, full: OSError | N
     console.say(f"labels: {run.workspace.labels}")
     if run.settings.shard is not None:
         console.say(f"this is shard {run.settings.shard}; `autocoarse gather` joins the shards' runs into one")
+    if run.settings.save_attention:
+        console.say(f"attention maps: {run.workspace.attention}, a folder a scale")
     if run.settings.keep != "none":
         console.say(
             f"kept {run.settings.keep}: {run.workspace.soft}; `autocoarse rethreshold` applies other thresholds"

@@ -25,7 +25,10 @@ from storage.errors import (
 
 _USAGE_ERRORS = (SettingsError, MissingFileError, SchemaError, ForeignSettingsError, LeakError)
 
-_STARTS_AGAIN = ("estimate", "budget", "status", "verify", "evaluate", "audit", "inspect", "report", "export", "doctor")
+_STARTS_AGAIN = (
+    *("estimate", "budget", "status", "verify", "evaluate", "audit", "inspect", "report", "export", "doctor"),
+    "networks",
+)
 """Commands that keep nothing of what they have done when they are stopped."""
 
 _NOT_MET = (BudgetError, DiskFullError, GateError)
@@ -121,6 +124,7 @@ def _register() -> None:
     from cli.label import label
     from cli.merge import merge
     from cli.report import report
+    from cli.networks import networks
     from cli.rethreshold import rethreshold
     from cli.rounds import rounds
     from cli.run import run
@@ -150,6 +154,7 @@ def _register() -> None:
         run,
         demo,
         doctor,
+        networks,
     ):
         main.add_command(command)
 

@@ -26,17 +26,18 @@ _RECIPE: tuple[Decorator, ...] = (
     click.option(
         "--output-stride",
         type=int,
-        default=16,
-        show_default=True,
-        help="Of the encoder's coarsest features: 8 is finer, and costs two to four times as much.",
+        help="Of the encoder's coarsest features: 8, 16 or 32; 8 costs two to four times as much as 16.  [default: 16]",
     ),
     click.option(
         "--attention",
-        type=click.Choice(["hierarchical", "average", "single"]),
+        type=click.Choice(["hierarchical", "explicit", "average", "single"]),
         default="hierarchical",
         show_default=True,
-        help="How scales are fused: by an attention, trained at 0.5 and 1; or, trained at 1 alone and without one, by "
-        "their mean or not at all.",
+        help="How scales are fused: by an attention, trained at 0.5 and 1, or explicit, over --attention-scales; or, "
+        "trained at 1 without one, by their mean or not at all.",
+    ),
+    click.option(
+        "--attention-scales", type=Numbers(), help="Of an explicit attention; must contain 1.  [default: 0.5,1,2]"
     ),
     click.option("--encoder-weights", type=FILE, help="Its pretrained weights; random without. Nothing is downloaded."),
     click.option(
@@ -105,13 +106,14 @@ _RECIPE: tuple[Decorator, ...] = (
 )
 
 
-_INSTEAD = (("steps", "epochs"), ("epochs", "steps"), ("network", "encoder"))
+_INSTEAD = (("steps", "epochs"), ("epochs", "steps"), ("network", "encoder"), ("network", "output_stride"))
 
 
 def flags_win(options: dict[str, Any]) -> dict[str, Any]:
     """The options of the present command, without what a settings file says and a flag has made meaningless.
 
-    Steps given as a flag stand instead of a file's epochs, and a network does away with a file's encoder.
+    Steps given as a flag stand instead of a file's epochs, and a network does away with a file's encoder and its
+    output stride.
     """
     context = click.get_current_context()
     kept = dict(options)

@@ -30,6 +30,10 @@ class Decided(Protocol):
     def soft(self) -> Image | None:
         """(plane, height, width) uint8, what is kept beside the label; None where nothing is."""
 
+    @property
+    def attention(self) -> Image | None:
+        """(scale, height, width) uint8, how much each scale counted; None where nobody asked."""
+
 
 class Decider(Protocol):
     """A teacher with the run's scales and thresholds: what turns images into labels."""

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from threading import Event
 
 from pipeline.cores import ThreadPlan, plan_here
@@ -20,6 +21,7 @@ from pipeline.decoding import Decoded, group_by_size, read_ahead, with_following
 from pipeline.kept_confidence import StoreWriter
 from pipeline.publishing import publish_label
 from pipeline.step_down import Way
+from storage.attention_maps import attention_files
 from storage.clean_up import remove_small_components
 from storage.errors import BudgetError
 from storage.label_map import LabelMap
@@ -51,6 +53,8 @@ class LabelJob:
     batch: int = 1
     keeper: StoreWriter | None = None
     """Where confidence is kept; None: it is not."""
+    attention: tuple[float, ...] = ()
+    """The scales of which attention maps are saved; none are without any."""
 
 
 @dataclass(slots=True)
@@ -167,9 +171,11 @@ class Labeller:
         # what a tile sees is less than the image: such a label may be another one, and says so
         provenance = job.provenance if way.tile is None else {**job.provenance, "tile": way.tile}
         label = remove_small_components(LabelMap(decision.label, len(job.schema)), job.min_component)
-        beside = []
+        beside: list[tuple[Path, bytes]] = []
+        if job.attention and decision.attention is not None:
+            beside += attention_files(folder, one.item.key, job.attention, decision.attention)
         if job.keeper is not None and decision.soft is not None and one.item.slot is not None:
-            beside = job.keeper.files(one.item.slot, decision.soft)
+            beside += job.keeper.files(one.item.slot, decision.soft)
         return publish_label(
             folder,
             one.item.key,

@@ -27,13 +27,14 @@ from pipeline.teacher_source import TeacherSource
 from pipeline.workers import OneProcess, Workers
 from storage.account import ByteAccount
 from storage.budget import LEDGER_BYTES, measure_bytes
-from storage.errors import BudgetError
+from storage.errors import BudgetError, SettingsError
 from storage.layouts import Item, find_images
 from storage.ledger import Entry
 from storage.schema import load_schema
 from storage.soft_store import StoreForm, is_on_grid
 from storage.workspace import Workspace
 from teacher import Teacher, load_teacher
+from teacher.fusion import scales_of
 
 _SHOW_SECONDS = 5.0
 _REFUSED_PAGE = 1000
@@ -129,6 +130,7 @@ class LabelRun:
                 settings = with_thresholds(settings, self._calibration, decisive, brings_temperature=True)
                 self.settings = settings
             self._thresholds = thresholds_by_class(settings.threshold, settings.class_thresholds, self.teacher.schema)
+            self._attention_scales = _scales_with_attention(settings, self.teacher)
             self.decisive = decisive_settings(settings, self.teacher)
             self.digest = settings_digest(self.decisive)
             self._provenance = label_provenance(self.decisive, self.teacher.schema)
@@ -184,6 +186,7 @@ class LabelRun:
             settings.min_component,
             settings.batch,
             None if self._keeper is None else replace(self._keeper, workspace=workspace),
+            self._attention_scales,
         )
         source = TeacherSource.of(settings, self.teacher, self._thresholds)
         if not settings.is_distributed or not self.plan.to_do_count:
@@ -257,3 +260,19 @@ class LabelRun:
         if time.monotonic() - self._shown >= _SHOW_SECONDS and (workers := self.workers.view()):
             self.ledger.record_workers([asdict(worker) for worker in workers])
             self._shown = time.monotonic()
+
+
+def _scales_with_attention(settings: LabelSettings, teacher: Teacher) -> tuple[float, ...]:
+    """The scales of which attention maps are saved, ascending; none where none are.
+
+    Raises:
+        SettingsError: they are to be saved, and scales are not fused by a hierarchical attention.
+    """
+    fusion = teacher.fusion(settings.fusion)
+    scales = scales_of(fusion, settings.scales)[::-1]
+    if settings.save_attention and (fusion != "hierarchical" or len(scales) < 2):
+        raise SettingsError(
+            f"save_attention is for several scales that are fused by a hierarchical attention, got the fusion {fusion} "
+            f"of {len(scales)}: leave it out, or take such a teacher and more scales"
+        )
+    return scales if settings.save_attention else ()

@@ -52,7 +52,7 @@ def decisive_scales(teacher: Teacher, scales: Sequence[float], fusion: Fusion | 
         scales: that were asked for.
         fusion: that was asked for; None: the teacher's own.
     """
-    how = fusion or teacher.spec.attention
+    how = teacher.fusion(fusion)
     used = scales_of(how, scales)
     decisive: dict[str, object] = {"scales": sorted(used)}
     return decisive | {"fusion": how} if len(used) > 1 and how != teacher.spec.attention else decisive

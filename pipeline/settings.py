@@ -190,6 +190,8 @@ class LabelSettings(LabellingRecipe):
     """Files of the certificates for a `tls://` scheduler."""
     dashboard: bool = False
     """Show dask's dashboard of the processes of this machine, on loopback."""
+    save_attention: bool = False
+    """Save maps of how much each scale counted beside the labels."""
     shard: ShardText | None = None
     """Label the images of this shard only; None: all of them. It decides no pixel."""
     gate: GateTexts = ()
@@ -205,6 +207,8 @@ class LabelSettings(LabellingRecipe):
     def _nothing_kept_far_away(self) -> Self:
         if is_remote(self.out) and self.keep != "none":
             raise SettingsError(f"keep {self.keep} needs an out on this machine's disks, {path_text(self.out)} is none")
+        if is_remote(self.out) and self.save_attention:
+            raise SettingsError(f"save_attention needs an out on this machine's disks, {path_text(self.out)} is none")
         return self
 
     @model_validator(mode="after")

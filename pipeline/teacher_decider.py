@@ -72,7 +72,9 @@ class TeacherDecider:
 
     def _decide(self, images: Sequence[Image], tile: int | None = None) -> list[Decision]:
         how = self.source
-        return self.teacher.decide(images, how.scales, self._rule, flip=how.flip, tile=tile, fusion=how.fusion)
+        return self.teacher.decide(
+            images, how.scales, self._rule, flip=how.flip, tile=tile, fusion=how.fusion, attention=how.attention
+        )
 
     def first_way(self, size: tuple[int, int], batch: int) -> Way:
         """As `TilingDecider.first_way`, by the measured memory of the network where it might not fit."""
@@ -80,7 +82,8 @@ class TeacherDecider:
         room = room_on(self.teacher.device)
         if self.limit is not None and self.teacher.device.type == "cpu":
             room = min(room, self.limit)
-        if batch * size[0] * size[1] * max(source.scales) ** 2 * _SURELY <= room:
+        largest = max(*source.scales, *self.teacher.spec.attention_scales, 1.0)
+        if batch * size[0] * size[1] * largest**2 * _SURELY <= room:
             return Way(batch)
         if self._memory is None:
             self._memory = memory_of(self.teacher)

@@ -69,6 +69,8 @@ class TeacherSource:
     keep_steps: int
     compiled: bool
     temperature: float = 1.0
+    attention: bool = False
+    """Whether it is to say how much each scale counts."""
 
     @classmethod
     def of(
@@ -78,7 +80,7 @@ class TeacherSource:
         from teacher.fusion import scales_of
 
         file = Path(settings.teacher) if settings.weights is None else settings.weights
-        fusion = settings.fusion or teacher.spec.attention
+        fusion = teacher.fusion(settings.fusion)
         return cls(
             name=None if settings.weights is None else settings.teacher,
             file=file.absolute(),
@@ -95,6 +97,7 @@ class TeacherSource:
             keep_steps=settings.keep_steps,
             compiled=settings.compiled,
             temperature=settings.temperature,
+            attention=settings.save_attention,
         )
 
     def at(self, file: Path) -> Self:

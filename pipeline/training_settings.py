@@ -19,6 +19,9 @@ from teacher.networks.registry import DECODERS, NetworkName, NetworkSpec, check_
 DEFAULT_ENCODER = "tf_efficientnet_lite0"
 """Encoder where none is named: small enough to be trained without a GPU."""
 
+DEFAULT_STRIDE = 16
+"""Of the encoder's coarsest features where none is named."""
+
 MIN_CROP = 32
 """Shortest side of a crop: at half scale and a stride of 16 one value is left."""
 
@@ -40,7 +43,7 @@ _NOT_DECISIVE = {
     *("out", "device", "workers", "checkpoint_every", "keep", "index"),
 }
 
-_YOUNGER = ("output_stride", "attention")
+_YOUNGER = ("output_stride", "attention", "attention_scales")
 """Settings that came later than the first runs: decisive where they are not what they were before."""
 
 Side = Annotated[int, Field(ge=MIN_CROP, le=8192)]
@@ -57,11 +60,14 @@ class TrainingRecipe(Settings):
     network: NetworkName = "deeplabv3plus"
     encoder: str | None = None
     """timm's name of the encoder, or wide_resnet38; of hrnet-ocr the trunk: hrnet_w18, hrnet_w32 or hrnet_w48."""
-    output_stride: Literal[8, 16, 32] = 16
-    """Of the encoder's coarsest features; hrnet-ocr has none to choose."""
+    output_stride: Literal[8, 16, 32] | None = None
+    """Of the encoder's coarsest features; None: 16. hrnet-ocr has none to choose."""
     attention: Fusion = "hierarchical"
     """How predictions at several scales are fused, for which it is trained: hierarchical at scales 0.5 and 1 with an
-    attention between them; average and single at scale 1 alone, without one."""
+    attention between them; explicit at the scales of its attention; average and single at scale 1 alone, without
+    one."""
+    attention_scales: Scales | None = None
+    """Of an explicit attention; None: 0.5, 1 and 2."""
     encoder_weights: Path | None = None
     """Pretrained weights of the encoder; without them it starts from random values."""
     start_weights: Path | None = None
@@ -151,8 +157,10 @@ class TrainingRecipe(Settings):
         if not 0 < low <= high <= 16:
             raise ValueError(f"scale_range is {low:g} to {high:g}, expected two numbers, 0 < first <= second <= 16")
         check_trunk(self.network, self.encoder)
-        if self.network not in DECODERS and self.output_stride != 16:
+        if self.network not in DECODERS and self.output_stride is not None:
             raise ValueError(f"output_stride is that of an encoder, and {self.network} has none: leave it out")
+        if self.attention == "explicit" or self.attention_scales is not None:
+            self.spec(1)  # refuses what the network has not
         together = self.crops_together
         if together == 1 and self.network in DECODERS:
             raise ValueError(
@@ -172,8 +180,14 @@ class TrainingRecipe(Settings):
         Raises:
             SettingsError: a value is unknown or out of range.
         """
-        stride, attention = self.output_stride, self.attention
-        return default_spec(self.network, num_classes, self.encoder, output_stride=stride, attention=attention)
+        return default_spec(
+            self.network,
+            num_classes,
+            self.encoder,
+            output_stride=self.output_stride or DEFAULT_STRIDE,
+            attention=self.attention,
+            attention_scales=self.attention_scales,
+        )
 
     @property
     def is_pretrained(self) -> bool:

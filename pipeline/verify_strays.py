@@ -122,8 +122,8 @@ class StrayFinder:
         images = None if self.images is None else self.images.resolve()
         if images == root.resolve():
             return  # it is a folder of images too, and what lies beside them is not the run's concern
-        known = {run.labels, run.soft, run.scratch, run.ledger, run.settings, run.classes, run.failures}
-        known |= {run.calibration, run.audit}
+        known = {run.labels, run.soft, run.attention, run.scratch, run.ledger}
+        known |= {run.settings, run.classes, run.failures, run.calibration, run.audit}
         for path in sorted(root.iterdir()):
             if path in known or any(fnmatch(path.name, pattern) for pattern in _OF_THE_SYSTEM):
                 continue

@@ -69,6 +69,11 @@ class Workspace:
         return self.root / "soft"
 
     @property
+    def attention(self) -> Path:
+        """Folder of the maps of how much each scale counted, where they are saved."""
+        return self.root / "attention"
+
+    @property
     def ledger(self) -> Path:
         """The record of every item."""
         return self.state / "ledger.sqlite"
@@ -124,12 +129,19 @@ class Workspace:
         Raises:
             WorkspaceError: the key, or a link on its way, leads out of the workspace.
         """
+        return self._png_path(self.labels, key)
+
+    def attention_path(self, key: str, scale: float) -> Path:
+        """Path of the map of one scale of an item's attention; errors as `label_path`."""
+        return self._png_path(self.attention / f"{scale:g}", key)
+
+    def _png_path(self, folder: Path, key: str) -> Path:
         relative = PurePosixPath(key)
         if not key or relative.is_absolute() or ".." in relative.parts:
-            raise WorkspaceError(f"{key!r} is no relative path below {self.labels}")
-        path = self.labels / relative.with_name(f"{relative.name}.png").as_posix()
-        if not self.is_remote and not path.parent.resolve().is_relative_to(self.labels.resolve()):
-            raise WorkspaceError(f"{path.parent} is a link that leads out of {self.labels}; remove it")
+            raise WorkspaceError(f"{key!r} is no relative path below {folder}")
+        path = folder / relative.with_name(f"{relative.name}.png").as_posix()
+        if not self.is_remote and not path.parent.resolve().is_relative_to(folder.resolve()):
+            raise WorkspaceError(f"{path.parent} is a link that leads out of {folder}; remove it")
         return path
 
     def prepare(self) -> None:

@@ -78,13 +78,15 @@ def check_scales(scales: Sequence[float]) -> tuple[float, ...]:
 
 
 def scales_of(fusion: Fusion, scales: Sequence[float]) -> tuple[float, ...]:
-    """The scales at which a network predicts: checked, from high to low; for single only the image's own.
+    """The scales at which a network is run: checked, from high to low.
+
+    For single only the image's own; for explicit too, as such a network goes through its scales by itself.
 
     Raises:
         SettingsError: as `check_scales`.
     """
     ordered = check_scales(scales)
-    return (1.0,) if fusion == "single" else ordered
+    return (1.0,) if fusion in ("single", "explicit") else ordered
 
 
 def size_at_scale(size: tuple[int, int], scale: float) -> tuple[int, int]:

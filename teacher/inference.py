@@ -24,6 +24,7 @@ from teacher.late_fusion import View, joint_logits
 from teacher.networks.prediction import Fusion, Network
 from teacher.networks.registry import NetworkSpec
 from teacher.normalisation import normalise
+from teacher.scale_weights import scale_weights
 from teacher.tiling import tiled
 from teacher.transfer import Download, Transfers, UploadsAhead
 from teacher.weights import state_digest
@@ -70,6 +71,8 @@ class Decision:
     """Of the whole batch."""
     kept: Download | None
     """As `labels`, what is kept beside them."""
+    weights: Download | None
+    """As `labels`, how much each scale counted."""
     index: int
     """Of the image in the batch."""
 
@@ -83,6 +86,11 @@ class Decision:
     def soft(self) -> Image | None:
         """(plane, height, width) uint8: class, confidence code and, with top2, runner-up; None: nothing is kept."""
         return None if self.kept is None else self.kept.wait()[self.index]
+
+    @property
+    def attention(self) -> Image | None:
+        """Each scale's weight, (scale, height, width) uint8, smallest scale first, 255 in all; None: nobody asked."""
+        return None if self.weights is None else self.weights.wait()[self.index]
 
 
 class Teacher:
@@ -158,6 +166,20 @@ class Teacher:
         """What predicts, operation by operation, also where it is compiled or recorded as graphs."""
         return self._execution.run_eagerly
 
+    def fusion(self, asked: Fusion | None = None) -> Fusion:
+        """How scales are fused, where something is asked for or nothing is.
+
+        Raises:
+            SettingsError: an explicit attention is asked of a network that has none, or something else of one that has.
+        """
+        own = self.spec.attention
+        if asked not in (None, own) and "explicit" in (asked, own):
+            raise SettingsError(
+                f"the fusion {asked} was asked for, and the network was trained for {own}: "
+                f"{'leave the fusion out' if own == 'explicit' else 'choose hierarchical, average or single'}"
+            )
+        return asked or own
+
     def release_memory(self) -> None:
         """Let go of what the device keeps from image to image: before a smaller batch, or tiles, are tried."""
         if self._ahead is not None:
@@ -193,7 +215,7 @@ class Teacher:
             ImageError: not such an image, or too small for the lowest scale.
         """
         with torch.inference_mode():
-            views = self._predict([image], scales, fusion, flip=flip)
+            views = self._predict([image], scales, self.fusion(fusion), flip=flip)
             return joint_logits(views, (image.shape[0], image.shape[1]))[0]
 
     def label(
@@ -233,6 +255,7 @@ class Teacher:
         flip: bool = False,
         tile: int | None = None,
         fusion: Fusion | None = None,
+        attention: bool = False,
     ) -> list[Decision]:
         """Label images of one size as one batch, and say what is to be kept. Only that leaves the device.
 
@@ -247,6 +270,7 @@ class Teacher:
             flip: average with the mirrored images' logits.
             tile: side of the tiles in which larger images are predicted, in pixels; None: images are predicted whole.
             fusion: how scales are fused; None: as the network was trained for.
+            attention: say also how much each scale counts, a byte a pixel and scale.
 
         Raises:
             SettingsError: the scales, a threshold, the steps, the temperature or the tile are out of range, or the
@@ -255,33 +279,36 @@ class Teacher:
         """
         check_scales(scales)
         check_temperature(rule.temperature)
+        how = self.fusion(fusion)
         if len(rule.thresholds) not in (1, len(self.schema)):
             raise SettingsError(f"got {len(rule.thresholds)} thresholds, expected one, or {len(self.schema)}")
         if not images:
             return []
         with torch.inference_mode():
-            views = self._predict(images, scales, fusion, flip=flip, tile=tile)
+            views = self._predict(images, scales, how, flip=flip, tile=tile)
             if rule.temperature != 1:
                 views = [tuple(prediction.divided(rule.temperature) for prediction in view) for view in views]
-            made = decide_jointly(views, (images[0].shape[0], images[0].shape[1]), rule)
+            size = (images[0].shape[0], images[0].shape[1])
+            made = decide_jointly(views, size, rule)
+            weights = scale_weights(views, size) if attention else None
             labels = self._transfers.download(made.labels)
-            kept = None if made.soft is None else self._transfers.download(made.soft)
-            return [Decision(labels, kept, index) for index in range(len(images))]
+            kept, shares = (None if x is None else self._transfers.download(x) for x in (made.soft, weights))
+            return [Decision(labels, kept, shares, index) for index in range(len(images))]
 
     def _predict(
         self,
         images: Sequence[Image],
         scales: Sequence[float],
-        fusion: Fusion | None,
+        fusion: Fusion,
         *,
         flip: bool,
         tile: int | None = None,
     ) -> list[View]:
-        network, how = self.network(tile), fusion or self.spec.attention
+        network = self.network(tile)
         batch = self._batch(images)
-        views: list[View] = [predict_scales(network, batch, scales, how)]
+        views: list[View] = [predict_scales(network, batch, scales, fusion)]
         if flip:
-            mirrored = predict_scales(network, batch.flip(-1), scales, how)
+            mirrored = predict_scales(network, batch.flip(-1), scales, fusion)
             views.append(tuple(prediction.mirrored() for prediction in mirrored))
         return views
 

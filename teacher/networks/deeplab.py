@@ -10,10 +10,11 @@ from segmentation_models_pytorch.base import initialization
 from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3PlusDecoder
 from torch import Tensor, nn
 
-from teacher.attention import ScaleAttentionHead
+from teacher.attention import ExplicitAttentionHead, ScaleAttentionHead
+from teacher.fusion import size_at_scale
 from teacher.networks.encoders import make_encoder
 from teacher.networks.layers import convolution, resize
-from teacher.networks.prediction import ScalePrediction
+from teacher.networks.prediction import Fusion, ScalePrediction
 
 DECODER_CHANNELS = 256
 ATTENTION_CHANNELS = 64
@@ -63,9 +64,10 @@ class DeepLab(nn.Module):
         num_classes: classes, 1..255.
         output_stride: of the encoder's coarsest features: 8, 16 or 32. Not every encoder can do other than 32.
         make_decoder: `DeepLabDecoder` or `teacher.networks.deeper.DeeperDecoder`.
-        attention: whether there is an attention head.
+        attention: how scales are fused; hierarchical and explicit have a head for it.
+        scales: that an explicit attention is over, ratios to the images, 1.0 among them; empty for the others.
 
-    Source: arXiv:1802.02611, section 3.1; the attention head as in arXiv:2005.10821.
+    Source: arXiv:1802.02611, section 3.1; the attention heads as in arXiv:2005.10821 and arXiv:1511.03339.
     """
 
     def __init__(
@@ -75,14 +77,20 @@ class DeepLab(nn.Module):
         output_stride: int = 16,
         make_decoder: MakeDecoder = DeepLabDecoder,
         *,
-        attention: bool = True,
+        attention: Fusion = "hierarchical",
+        scales: tuple[float, ...] = (),
     ) -> None:
         super().__init__()
         self.encoder = make_encoder(encoder, output_stride)
         rates = tuple(rate * 8 // output_stride for rate in ATROUS_RATES)
         self.decoder = make_decoder(self.encoder.out_channels, output_stride, rates)  # type: ignore[arg-type] # a list
         self.classifier = convolution(DECODER_CHANNELS, num_classes, 1, bias=True)
-        self.scale_attn = ScaleAttentionHead(DECODER_CHANNELS, ATTENTION_CHANNELS) if attention else None
+        self.scales = scales
+        self.scale_attn: nn.Module | None = None
+        if attention == "hierarchical":
+            self.scale_attn = ScaleAttentionHead(DECODER_CHANNELS, ATTENTION_CHANNELS)
+        elif attention == "explicit":
+            self.scale_attn = ExplicitAttentionHead(DECODER_CHANNELS, len(scales), ATTENTION_CHANNELS)
         initialization.initialize_decoder(self.decoder)
         initialization.initialize_head(self.classifier)
 
@@ -91,11 +99,28 @@ class DeepLab(nn.Module):
 
         Args:
             images: normalised RGB, (batch, 3, height, width), float.
-            attend: whether the attention is wanted; its head has a cost.
+            attend: whether the attention of the hierarchy is wanted; its head has a cost.
 
         Returns:
             Logits and, where there is a head for it, attention at about a quarter of the size; no auxiliary logits.
+            With an explicit attention the logits are the fused ones of all its scales.
+
+        Raises:
+            ImageError: the images are too small for the lowest scale of an explicit attention.
         """
+        if self.scales:
+            return ScalePrediction(self._fused(images), None, None)
         features = self.decoder(self.encoder(images))
         attention = self.scale_attn(features) if attend and self.scale_attn is not None else None
         return ScalePrediction(self.classifier(features), attention, None)
+
+    def _fused(self, images: Tensor) -> Tensor:
+        """The logits of all scales, weighed by the explicit attention where scale 1 has its features."""
+        sizes = [size_at_scale((images.shape[-2], images.shape[-1]), scale) for scale in self.scales]
+        features = [self.decoder(self.encoder(resize(images, size))) for size in sizes]
+        own = features[self.scales.index(1.0)]
+        size = (own.shape[-2], own.shape[-1])
+        assert self.scale_attn is not None, "made for the scales"
+        weights = self.scale_attn(features, size)
+        logits = [resize(self.classifier(each).float(), size) for each in features]
+        return torch.stack([w * each for w, each in zip(weights.split(1, dim=1), logits, strict=True)]).sum(dim=0)

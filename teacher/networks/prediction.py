@@ -7,9 +7,10 @@ from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
-Fusion = Literal["hierarchical", "average", "single"]
-"""How a network's predictions at several scales become one, for which it is trained: by its attention, each scale
-trained against the next; as their mean; or not at all, the image being predicted at its own scale alone."""
+Fusion = Literal["hierarchical", "explicit", "average", "single"]
+"""How a network's predictions at several scales become one, for which it is trained: by an attention between a scale
+and the larger ones, whichever they are; by one over the very scales that it was trained at, which then is part of the
+network; as their mean; or not at all, the image being predicted at its own scale alone."""
 
 
 class ScalePrediction(NamedTuple):

@@ -27,6 +27,10 @@ OUTPUT_STRIDES = (8, 16, 32)
 MAX_WIDTH = 256
 MAX_REPEATS = 16
 MAX_OCR_CHANNELS = 4096
+MAX_SCALE = 4
+MAX_SCALES = 8
+EXPLICIT_SCALES = (0.5, 1.0, 2.0)
+"""Of an explicit attention where none are named."""
 
 
 def network_names() -> tuple[str, ...]:
@@ -61,7 +65,9 @@ class NetworkSpec:
     std: tuple[float, float, float] = IMAGENET_DEFAULT_STD
     """What the difference is divided by."""
     attention: Fusion = "hierarchical"
-    """How its predictions at several scales are fused, for which it is trained; only hierarchical has a head for it."""
+    """How its predictions at several scales are fused, for which it is trained; explicit is not for hrnet-ocr."""
+    attention_scales: tuple[float, ...] = ()
+    """Ratios to the image that an explicit attention is over, 1.0 among them; none for the others."""
 
     def __post_init__(self) -> None:
         if self.network not in network_names():
@@ -80,6 +86,7 @@ class NetworkSpec:
             raise SettingsError(f"output_stride is {self.output_stride!r}, expected one of {OUTPUT_STRIDES}")
         if self.attention not in get_args(Fusion):
             raise SettingsError(f"attention is {self.attention!r}, expected one of {', '.join(get_args(Fusion))}")
+        self._check_attention_scales()
         _check_colours("mean", self.mean, positive=False)
         _check_colours("std", self.std, positive=True)
         if self.network in DECODERS:
@@ -89,11 +96,27 @@ class NetworkSpec:
                 f"{self.network} has a trunk of its own, got the encoder {self.encoder!r}: leave it out"
             )
 
+    def _check_attention_scales(self) -> None:
+        scales: tuple[Any, ...] = self.attention_scales
+        if self.attention != "explicit":
+            if scales:
+                raise SettingsError(f"attention_scales are {scales}, and only an explicit attention has any")
+            return
+        if self.network not in DECODERS:
+            raise SettingsError(f"{self.network} has no explicit attention; choose one of {', '.join(DECODERS)}")
+        numbers = all(isinstance(s, int | float) and not isinstance(s, bool) and 0 < s <= MAX_SCALE for s in scales)
+        if not numbers or not 2 <= len(scales) <= MAX_SCALES or len(set(scales)) < len(scales) or 1.0 not in scales:
+            raise SettingsError(
+                f"attention_scales are {scales}, expected 2 to {MAX_SCALES} different numbers up to {MAX_SCALE}, 1.0 "
+                f"among them"
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """The specification as plain values, in the form that `from_dict` reads; its digest is part of a teacher's."""
         values = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
-        if self.attention == "hierarchical":
-            del values["attention"]  # so that what is older than this field keeps its digest
+        for name in ("attention", "attention_scales"):
+            if getattr(self, name) == getattr(type(self), name):
+                del values[name]  # so that what is older than these fields keeps its digest
         return values
 
     @classmethod
@@ -154,6 +177,7 @@ def default_spec(
     *,
     output_stride: int = 16,
     attention: Fusion = "hierarchical",
+    attention_scales: tuple[float, ...] | None = None,
 ) -> NetworkSpec:
     """The usual form of a network, with the normalisation its pretrained weights expect.
 
@@ -163,15 +187,17 @@ def default_spec(
         encoder: timm's name of the encoder, or wide_resnet38; of hrnet-ocr the trunk, hrnet_w48 where none is named.
         output_stride: of the encoder's coarsest features; not of hrnet-ocr.
         attention: how predictions at several scales are fused.
+        attention_scales: of an explicit attention; None: 0.5, 1 and 2.
 
     Raises:
         SettingsError: a value is unknown or out of range.
     """
     check_trunk(network, encoder)
+    scales = attention_scales or (EXPLICIT_SCALES if attention == "explicit" else ())
     if network not in DECODERS:
         width = TRUNK_WIDTHS[encoder or "hrnet_w48"]
-        return NetworkSpec(network, num_classes, width=width, attention=attention)
-    spec = NetworkSpec(network, num_classes, encoder, output_stride, attention=attention)
+        return NetworkSpec(network, num_classes, width=width, attention=attention, attention_scales=scales)
+    spec = NetworkSpec(network, num_classes, encoder, output_stride, attention=attention, attention_scales=scales)
     return replace(spec, **normalisation_of(str(encoder)))
 
 
@@ -187,12 +213,18 @@ def build_network(spec: NetworkSpec) -> nn.Module:
     Raises:
         SettingsError: the encoder cannot give the features at several strides that the decoder needs.
     """
-    attention = spec.attention == "hierarchical"
     if spec.network not in DECODERS:
-        return HRNetOCR(spec.num_classes, spec.width, spec.modules, spec.blocks, spec.ocr_channels, attention=attention)
+        has_head = spec.attention == "hierarchical"
+        return HRNetOCR(spec.num_classes, spec.width, spec.modules, spec.blocks, spec.ocr_channels, attention=has_head)
     try:
-        decoder = DECODERS[spec.network]
-        return DeepLab(str(spec.encoder), spec.num_classes, spec.output_stride, decoder, attention=attention)
+        return DeepLab(
+            str(spec.encoder),
+            spec.num_classes,
+            spec.output_stride,
+            DECODERS[spec.network],
+            attention=spec.attention,
+            scales=spec.attention_scales,
+        )
     except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError, AttributeError) as error:
         # timm refuses in many ways: each family of encoders checks its own arguments.
         other = "an output_stride of 32, or " if spec.output_stride != 32 else ""

@@ -4,14 +4,17 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pipeline.labelling import LabelRun
 from pipeline.settings import LabelSettings
 from pipeline.training import train
 from pipeline.training_progress import TrainResult
 from pipeline.training_settings import TrainSettings
+from pipeline.verification import Verification
 from storage.errors import SettingsError
 from storage.label_png import read_provenance
 from teacher import load_teacher
@@ -20,7 +23,7 @@ from teacher.networks.registry import NetworkSpec
 from teacher.networks.wide_resnet import WideResNet
 
 KINDS: dict[str, dict[str, Any]] = {
-    "ResNet, stride 8": {"encoder": "resnet10t", "output_stride": 8},
+    "timm's, stride 8": {"encoder": "mobilenetv3_small_050", "output_stride": 8},
     "wide ResNet": {"encoder": "wide_resnet38", "output_stride": 8},
     "DeeperLab": {"network": "deeperlab", "encoder": "mobilenetv3_small_050", "output_stride": 8},
     "HRNet": {"network": "hrnet-ocr", "encoder": "hrnet_w18"},
@@ -99,6 +102,25 @@ def test_what_a_network_is_trained_for_is_how_it_is_fused(data: Path) -> None:
         load_teacher(single.checkpoint).label([_noise()], (0.5, 1.0), 0.0, fusion="hierarchical")
 
 
+def test_an_explicit_attention_is_trained_and_labels_at_its_own_scales(data: Path) -> None:
+    """A network with an explicit attention is fused by it, whatever the scales; another fusion is refused."""
+    result = _train(data, attention="explicit", attention_scales=(0.5, 1.0))
+    teacher = load_teacher(result.checkpoint)
+    assert teacher.spec.attention_scales == (0.5, 1.0)
+    assert "fusion" not in _label(data, result.checkpoint, scales=(0.5, 1.0, 2.0))
+    image = _noise()
+    labels = [teacher.label([image], scales, 0.0)[0] for scales in ((1.0,), (0.5, 1.0, 2.0))]
+    assert (labels[0] == labels[1]).all()
+    with pytest.raises(SettingsError, match="trained for explicit: leave the fusion out"):
+        teacher.label([image], (1.0,), 0.0, fusion="average")
+
+
+def test_no_explicit_attention_is_asked_of_others(tiny_teacher: Path) -> None:
+    """A network that has no explicit attention cannot be fused by one."""
+    with pytest.raises(SettingsError, match="choose hierarchical, average or single"):
+        load_teacher(tiny_teacher).label([_noise()], (1.0,), 0.0, fusion="explicit")
+
+
 def _noise() -> Any:
     return torch.randint(0, 256, (40, 48, 3), dtype=torch.uint8).numpy()
 
@@ -128,6 +150,30 @@ def test_the_labels_of_an_average_are_those_of_its_logits(tiny_teacher: Path) ->
         assert (label == top.indices[0].numpy())[clear].all()
 
 
+def test_attention_maps_are_saved_beside_the_labels(data: Path, tiny_teacher: Path) -> None:
+    """Each scale and image has a gray PNG of the label's size; they sum to 255, and labels stay as they are."""
+    without = _label(data, tiny_teacher, out=data / "without")
+    assert _label(data, tiny_teacher, save_attention=True) == without
+    maps = {scale: Image.open(data / f"run/attention/{scale}/0.png") for scale in ("0.5", "1")}
+    assert all((each.mode, each.size) == ("L", (48, 40)) for each in maps.values())
+    assert (sum(np.asarray(each, int) for each in maps.values()) == 255).all()
+    labels = [(data / name / "labels/0.png").read_bytes() for name in ("without", "run")]
+    assert labels[0] == labels[1]
+    assert not (data / "without/attention").exists()
+    with Verification(data / "run") as verification:
+        for _ in verification:
+            pass
+        assert not verification.summary.problems
+
+
+@pytest.mark.parametrize("changes", [{"scales": (1.0,)}, {"fusion": "average"}, {"fusion": "single"}])
+def test_attention_is_saved_only_where_there_is_one(data: Path, tiny_teacher: Path, changes: dict[str, Any]) -> None:
+    """Without several scales and an attention between them there is nothing to save, and nothing is begun."""
+    with pytest.raises(SettingsError, match="save_attention is for several scales"):
+        _label(data, tiny_teacher, save_attention=True, **changes)
+    assert not list((data / "run").rglob("*.png"))
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
@@ -136,6 +182,8 @@ def test_the_labels_of_an_average_are_those_of_its_logits(tiny_teacher: Path) ->
         ({"network": "deeperlab", "batch": 1}, "batch is 1, but deeperlab pools"),
         ({"output_stride": 4}, "output_stride: Input should be 8, 16 or 32"),
         ({"attention": "none"}, "attention: Input should be"),
+        ({"attention_scales": (0.5, 1.0)}, "only an explicit attention has any"),
+        ({"attention": "explicit", "network": "hrnet-ocr", "encoder": None}, "has no explicit attention"),
     ],
 )
 def test_what_no_network_is_is_refused(data: Path, changes: dict[str, Any], problem: str) -> None:
@@ -147,6 +195,6 @@ def test_what_no_network_is_is_refused(data: Path, changes: dict[str, Any], prob
 def test_a_training_of_before_keeps_its_settings(data: Path) -> None:
     """The later settings leave no trace where they are what was done before, so that older runs go on."""
     before = TrainSettings.checked(**_values(data, {})).decisive()
-    assert not {"output_stride", "attention"} & before.keys()
+    assert not {"output_stride", "attention", "attention_scales"} & before.keys()
     after = TrainSettings.checked(**_values(data, {"output_stride": 8, "attention": "single"})).decisive()
     assert after == before | {"output_stride": 8, "attention": "single"}

@@ -1,8 +1,10 @@
 """Every family of networks: small members forward, at several scales and in a step; large ones counted."""
 
 import functools
+import json
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import timm
@@ -17,6 +19,7 @@ from teacher.folding import fold_batch_norms
 from teacher.fusion import hierarchical_logits, single_scale_forward, training_forward
 from teacher.networks import encoders
 from teacher.networks.deeper import DeeperDecoder
+from teacher.networks.prediction import Fusion
 from teacher.networks.registry import NetworkSpec, build_network, default_spec
 from teacher.networks.wide_resnet import WideResNet
 
@@ -28,7 +31,7 @@ SMALL = {
     "deeplabv3plus, Xception": ("deeplabv3plus", "xception41", 16),
     "deeplabv3plus, wide ResNet": ("deeplabv3plus", "wide_resnet38", 8),
     "deeperlab, ResNet, 8": ("deeperlab", "resnet10t", 8),
-    "deeperlab, wide ResNet, 16": ("deeperlab", "wide_resnet38", 16),
+    "deeperlab, wide ResNet, 8": ("deeperlab", "wide_resnet38", 8),
 }
 MEGA, GIGA = 1e6, 1e9
 
@@ -204,11 +207,85 @@ def test_trunks_of_hrnet_are_chosen_by_name() -> None:
         default_spec("hrnet-ocr", 2, "resnet50")
 
 
-def test_a_specification_of_before_keeps_its_form(narrow_spec: NetworkSpec) -> None:
+@pytest.mark.parametrize("attention", ["single", "explicit"])
+def test_a_specification_of_before_keeps_its_form(narrow_spec: NetworkSpec, attention: Fusion) -> None:
     """The default attention leaves no trace, so that older checkpoints keep their digest; another one is told."""
-    assert "attention" not in narrow_spec.to_dict()
-    single = default_spec("deeplabv3plus", 2, "resnet10t", attention="single")
-    assert NetworkSpec.from_dict(single.to_dict(), "here") == single
+    assert not {"attention", "attention_scales"} & narrow_spec.to_dict().keys()
+    spec = default_spec("deeplabv3plus", 2, "resnet10t", attention=attention)
+    assert NetworkSpec.from_dict(json.loads(json.dumps(spec.to_dict())), "here") == spec
+
+
+def _explicit(scales: tuple[float, ...] = (0.5, 1.0, 2.0)) -> NetworkSpec:
+    return default_spec("deeplabv3plus", 3, "resnet10t", attention="explicit", attention_scales=scales)
+
+
+def test_explicit_attention_weighs_the_logits_of_its_scales(fill_network: FillNetwork) -> None:
+    """The logits are the sum over the scales of weight times logits, and the weights sum to 1 at every pixel."""
+    filled = fill_network(_explicit())
+    image = torch.randn(1, 3, 45, 61)
+    weights: list[Tensor] = []
+    filled.scale_attn.register_forward_hook(lambda _module, _inputs, output: weights.append(output))
+    with torch.inference_mode():
+        prediction = filled(image)
+        expected = torch.zeros(1, 3, 12, 16)
+        for number, scale in enumerate((0.5, 1.0, 2.0)):
+            size = (int(45 * scale), int(61 * scale))
+            scaled = nn.functional.interpolate(image, size, mode="bilinear", align_corners=False)
+            logits = filled.classifier(filled.decoder(filled.encoder(scaled)))
+            expected += weights[0][:, number : number + 1] * _average([logits], (12, 16))
+    assert weights[0].shape == (1, 3, 12, 16)
+    assert torch.allclose(weights[0].sum(dim=1), torch.ones(1, 12, 16))
+    assert prediction.attention is None
+    assert torch.allclose(prediction.logits, expected, atol=1e-4 * expected.abs().max())
+    with torch.inference_mode():  # at labelling it goes through its scales by itself
+        joint = hierarchical_logits(filled, image, [0.25, 1.0], "explicit")
+    assert torch.allclose(joint, _average([prediction.logits], (45, 61)), atol=1e-4 * expected.abs().max())
+
+
+def test_explicit_attention_learns_with_all_its_parameters() -> None:
+    """Its head's parameters have gradients, and as many weights as the scales that it is over."""
+    built = build_network(_explicit((0.5, 1.0)))
+    single_scale_forward(built, torch.randn(2, 3, 64, 64)).joint.square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in built.parameters())
+    assert built.scale_attn.conv1.weight.shape[0] == 2
+
+
+def test_operations_of_training_are_the_papers_ratios() -> None:
+    """Against one scale, hierarchical training takes 1.25 and explicit at 0.5, 1, 2 takes 5.25 times the operations.
+
+    Source: arXiv:2005.10821, table 1. The attention heads, small beside the paper's trunk, are left out.
+    """
+    with torch.device("meta"):
+        network = build_network(default_spec("deeplabv3plus", 19, "resnet10t", attention="single"))
+
+    def counted(scales: tuple[float, ...]) -> int:
+        with FlopCounterMode(display=False) as counter:
+            for scale in scales:
+                network(torch.empty(2, 3, int(256 * scale), int(256 * scale), device="meta"))
+        return counter.get_total_flops()
+
+    single = counted((1.0,))
+    assert counted((0.5, 1.0)) / single == pytest.approx(1.25, rel=0.01)
+    assert counted((0.5, 1.0, 2.0)) / single == pytest.approx(5.25, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"attention": "explicit", "attention_scales": (0.5, 2.0)}, "1.0 among them"),
+        ({"attention": "explicit", "attention_scales": (1.0, 1.0)}, "different numbers"),
+        ({"attention": "explicit", "attention_scales": (1.0, 100.0)}, "up to 4"),
+        ({"attention": "explicit", "attention_scales": (1.0, "2")}, "different numbers"),
+        ({"attention": "explicit"}, "2 to 8"),
+        ({"attention_scales": (0.5, 1.0)}, "only an explicit attention has any"),
+        ({"attention": "best"}, "expected one of hierarchical, explicit, average, single"),
+        ({"network": "hrnet-ocr", "encoder": None, "attention": "explicit"}, "hrnet-ocr has no explicit attention"),
+    ],
+)
+def test_an_attention_that_no_network_has_is_refused(changes: dict[str, Any], problem: str) -> None:
+    """A specification, which may come from a file, names an attention that can be built."""
+    with pytest.raises(SettingsError, match=problem):
+        NetworkSpec(**{"network": "deeplabv3plus", "num_classes": 3, "encoder": "resnet10t"} | changes)
 
 
 def _average(logits: list[Tensor], size: tuple[int, int]) -> Tensor:
