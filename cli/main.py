@@ -123,8 +123,8 @@ def _register() -> None:
     from cli.inspect_label import inspect_label
     from cli.label import label
     from cli.merge import merge
-    from cli.report import report
     from cli.networks import networks
+    from cli.report import report
     from cli.rethreshold import rethreshold
     from cli.rounds import rounds
     from cli.run import run

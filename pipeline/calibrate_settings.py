@@ -68,6 +68,11 @@ class CalibrateSettings(ChoiceRule):
         return ChoiceRule(**self.model_dump(include=set(ChoiceRule.model_fields)))
 
     @property
+    def save_attention(self) -> bool:
+        """Whether the teacher has to say how much each scale counted."""
+        return False
+
+    @property
     def temperature(self) -> float:
         """That the logits are divided by before one is fitted."""
         return 1.0
