@@ -1,6 +1,7 @@
 """Which networks there are: a specification that fits in a checkpoint, and the building of a network from it.
 
-Building sets start values only; weights are loaded in `teacher.weights`.
+Building sets start values only; weights are loaded in `teacher.weights`. timm and what it needs, 200 MB and two seconds
+in a process, are imported where an encoder of timm's is asked for.
 """
 
 import difflib
@@ -8,14 +9,10 @@ import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-import timm
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import get_pretrained_cfg
 from torch import nn
 
 from storage.errors import CheckpointError, SettingsError
 from storage.schema import MAX_CLASSES
-from teacher.networks.deeplab import DeepLabV3Plus
 from teacher.networks.hrnet_ocr import HRNetOCR
 
 NetworkName = Literal["deeplabv3plus", "hrnet-ocr"]
@@ -23,6 +20,7 @@ OUTPUT_STRIDES = (8, 16, 32)
 MAX_WIDTH = 256
 MAX_REPEATS = 16
 MAX_OCR_CHANNELS = 4096
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def network_names() -> tuple[str, ...]:
@@ -52,9 +50,9 @@ class NetworkSpec:
     """Residual blocks in each."""
     ocr_channels: int = 512
     """Channels of the OCR features, even."""
-    mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN
+    mean: tuple[float, float, float] = IMAGENET_MEAN
     """Subtracted from red, green, blue in [0, 1]."""
-    std: tuple[float, float, float] = IMAGENET_DEFAULT_STD
+    std: tuple[float, float, float] = IMAGENET_STD
     """What the difference is divided by."""
 
     def __post_init__(self) -> None:
@@ -134,12 +132,14 @@ def check_encoder(name: object) -> str:
     """
     if not isinstance(name, str) or not name:
         raise SettingsError(f"deeplabv3plus needs an encoder of timm by name (say tf_efficientnet_lite0), got {name!r}")
-    similar = difflib.get_close_matches(name, timm.list_models(), n=3)
-    advice = f"did you mean {', '.join(similar)}?" if similar else "timm.list_models() lists them"
+    import timm
+
     if not timm.is_model(name):
+        similar = difflib.get_close_matches(name, timm.list_models(), n=3)
+        advice = f"did you mean {', '.join(similar)}?" if similar else "timm.list_models() lists them"
         raise SettingsError(f"timm {timm.__version__} has no encoder {name!r}; {advice}")
     try:
-        get_pretrained_cfg(name)
+        timm.models.get_pretrained_cfg(name)
     except RuntimeError as error:
         raise SettingsError(f"encoder {name!r}: {error} Leave out what follows the dot.") from error
     return name
@@ -158,7 +158,10 @@ def default_spec(network: NetworkName, num_classes: int, encoder: str | None = N
     """
     if network != "deeplabv3plus":
         return NetworkSpec(network, num_classes, encoder)
-    published = get_pretrained_cfg(check_encoder(encoder))
+    name = check_encoder(encoder)
+    from timm.models import get_pretrained_cfg
+
+    published = get_pretrained_cfg(name)
     normalisation: dict[str, Any] = {"mean": published.mean, "std": published.std} if published else {}
     return replace(NetworkSpec(network, num_classes, encoder), **normalisation)
 
@@ -177,6 +180,8 @@ def build_network(spec: NetworkSpec) -> nn.Module:
     """
     if spec.network == "hrnet-ocr":
         return HRNetOCR(spec.num_classes, spec.width, spec.modules, spec.blocks, spec.ocr_channels)
+    from teacher.networks.deeplab import DeepLabV3Plus
+
     try:
         return DeepLabV3Plus(str(spec.encoder), spec.num_classes, spec.output_stride)
     except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError, AttributeError) as error:
