@@ -5,6 +5,7 @@ What is predicted is the network's; what is made of it is in `teacher.fusion` an
 
 import contextlib
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from itertools import chain
 
@@ -56,8 +57,8 @@ class Execution:
         # float32 kernels of CUDA are made for the other layout.
         self._layout = torch.channels_last if half is not None or not on_cuda else torch.contiguous_format
         own = fold_batch_norms(network if take_over else copy.deepcopy(network))
-        if isinstance(own, HRNetOCR) and half is None and not on_cuda:
-            own = BranchwiseHRNetOCR(own)
+        if half is None and not on_cuda:
+            own = _with_less_at_once(own)
         if half is None and not on_cuda and not compiled:  # a compiler chooses kernels itself
             own = with_one_dnn(own)
         if half is not None:
@@ -143,6 +144,18 @@ class _Runner:
         if self._compiled is not None:  # else it would have failed again: so it was the compiler's fault
             self._compiled, self.problem = None, problem
         return prediction
+
+
+def _with_less_at_once(network: nn.Module) -> nn.Module:
+    """The same function by a form of the network that is made for the CPU, where there is one."""
+    if isinstance(network, HRNetOCR):
+        return BranchwiseHRNetOCR(network)
+    deeplab = sys.modules.get("teacher.networks.deeplab")  # which is heavy, and imported if the network is of its kind
+    if deeplab is not None and isinstance(network, deeplab.DeepLabV3Plus):
+        from teacher.networks.striped_deeplab import StripedDeepLabV3Plus
+
+        return StripedDeepLabV3Plus(network)
+    return network
 
 
 def _first_line(error: Exception) -> str:
