@@ -21,8 +21,8 @@ from teacher.fusion import check_scales, size_at_scale
 from teacher.networks.prediction import Network
 from teacher.tiling import GLOBAL_CONTEXT, STRIDE, plan_tiles
 
-_SIDES = (512, 1024)
-"""Of the images that a forward is measured on; they cost no memory."""
+_SIDES = (1024, 2048)
+"""Of the images that a forward is measured on; they cost no memory. Large enough to be computed in stripes."""
 _LIBRARIES = 8 << 20
 """What oneDNN and others take on the CPU to work in; measured, between 3 and 14 MB."""
 _SOFT_PLANES: dict[Keep, int] = {"none": 0, "confidence": 2, "top2": 3}
@@ -51,6 +51,11 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch le
         self.now = self.peak = 0
         self._live: dict[int, int] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch would import its compiler, 200 MB, to keep this class from being compiled, which nobody does."""
+        return False
+
     def __torch_dispatch__(
         self, func: OpOverload, _types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> object:
@@ -73,7 +78,7 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch le
         self.now -= self._live.pop(key)
 
 
-def measure_forward(network: Network, device: torch.device) -> ForwardMemory:
+def measure_forward(network: Network, device: torch.device, *, attend: bool = True) -> ForwardMemory:
     """Run a network on tensors that have a shape and no content, at two sizes, and see how much is alive at once.
 
     It takes seconds, whatever the network's size, and no memory. Counted is what torch's operations make; a library's
@@ -83,13 +88,14 @@ def measure_forward(network: Network, device: torch.device) -> ForwardMemory:
         network: what predicts, the way it will be run: precision, layout and folding count. Not a compiled one, and no
             recorded graphs: these keep memory of their own.
         device: where its weights are.
+        attend: whether the attention is wanted.
     """
     peaks = []
     for side in _SIDES:
         with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
             images = torch.empty((1, 3, side, side), device=device)
             with _LiveBytes() as live:
-                network(images, attend=True)
+                network(images, attend=attend)
         peaks.append(live.peak)
     small, large = (side**2 for side in _SIDES)
     per_pixel = (peaks[1] - peaks[0]) / (large - small)
@@ -110,11 +116,14 @@ class LabelMemory:
     weights: int
     """Bytes of parameters and buffers."""
     forward: ForwardMemory
+    """Of the largest scale, whose attention nobody asks for."""
     classes: int
     working: int
     """Bytes that fusion and decision may work in."""
     on_host: bool
     """Whether the device is the CPU, whose memory the images as they were read are in too."""
+    attended: ForwardMemory | None = None
+    """Of the other scales; None: the attention takes no more."""
 
     @classmethod
     def of(cls, predict: Network, device: torch.device, classes: int, weights: int, working: int) -> Self:
@@ -127,7 +136,8 @@ class LabelMemory:
             weights: bytes of its parameters and buffers.
             working: bytes that fusion and decision may work in.
         """
-        return cls(weights, measure_forward(predict, device), classes, working, device.type == "cpu")
+        forward, attended = (measure_forward(predict, device, attend=attend) for attend in (False, True))
+        return cls(weights, forward, classes, working, device.type == "cpu", attended)
 
     def peak(
         self,
@@ -174,7 +184,8 @@ class LabelMemory:
                 joined = 0
                 if tile is not None and max(height, width) > tile:
                     scaled, joined = batch * _largest_tile((height, width), tile), own
-                highest = max(highest, maps + inputs + joined + self.forward.peak(scaled))
+                forward = self.forward if scale == ordered[0] else self.attended or self.forward
+                highest = max(highest, maps + inputs + joined + forward.peak(scaled))
                 maps += own
         fusion = maps + self.working + pixels * (2 + 2 * _SOFT_PLANES[keep])
         return images + max(highest, fusion) + (_LIBRARIES if self.on_host else self.weights)

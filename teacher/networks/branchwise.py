@@ -24,7 +24,7 @@ from teacher.networks.one_dnn import pointwise
 from teacher.networks.prediction import ScalePrediction
 from teacher.networks.striped import stripes
 
-_TOGETHER = 128
+_TOGETHER = 64
 """At most so many output channels of a head's convolution are computed together."""
 _STRIPE = 8 << 20
 """Bytes of features whose pixels are described by regions together; some five times as many are computed on the way."""
@@ -133,9 +133,7 @@ class BranchwiseHRNetOCR(nn.Module):
         for rows in stripes(features.shape[-2], _STRIPE // features[:, :, 0].nbytes):
             some = features[:, :, rows]
             some.copy_(self.ocr.ocr_distri_head(some, regions))  # in its own place: pixel by pixel
-        return ScalePrediction(
-            self.ocr.cls_head(features), self.scale_attn(features) if attend else None, auxiliary
-        )
+        return ScalePrediction(self.ocr.cls_head(features), self.scale_attn(features) if attend else None, auxiliary)
 
     def _auxiliary(self, maps: Sequence[Tensor]) -> Tensor:
         """The auxiliary logits, (batch, class, h, w): the last convolution's sum over channels, a group at a time."""

@@ -48,7 +48,7 @@ class StripedDeepLabV3Plus(nn.Module):
             return torch.cat([enlarged_rows(coarse, size, rows), self.fine(fine[:, :, rows])], dim=1)
 
         kept: Tensor | None = None  # the features, if the attention asks for them, or the logits
-        for rows, convolved in self.join(joined, size):
+        for rows, convolved in self.join(joined, fine.shape[0], size):
             made = self.after_join(convolved)
             part = made if attend else self.classifier(made)
             kept = rows_to_fill(part, size[0]) if kept is None else kept
@@ -108,4 +108,5 @@ def enlarged_rows(maps: Tensor, size: tuple[int, int], rows: slice) -> Tensor:
     some = resize(maps[:, :, first:last], (last - first, size[1]))
     weights = torch.from_numpy(places - upper).to(some)[:, None]
     lower = np.minimum(upper + 1, length - 1)
-    return torch.lerp(*(some.index_select(2, torch.from_numpy(each - first)) for each in (upper, lower)), weights)
+    above, below = (some.index_select(2, torch.from_numpy(each - first)) for each in (upper, lower))
+    return torch.lerp(above, below, weights)
