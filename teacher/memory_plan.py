@@ -6,7 +6,7 @@ What is done where memory does not suffice is decided elsewhere; and nothing her
 import math
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -21,26 +21,34 @@ from teacher.fusion import check_scales, size_at_scale
 from teacher.networks.prediction import Network
 from teacher.tiling import GLOBAL_CONTEXT, STRIDE, plan_tiles
 
-_SIDES = (1024, 2048)
-"""Of the images that a forward is measured on; they cost no memory. Large enough to be computed in stripes."""
-_LIBRARIES = 8 << 20
-"""What oneDNN and others take on the CPU to work in; measured, between 3 and 14 MB."""
+_SIDES, _SMALL_SIDES = (768, 1280), (256, 512)
+"""Of the images that a forward is measured on; they cost no memory. The large ones are computed in stripes, where a
+network is, the small ones not."""
+_LIBRARIES = 14 << 20
+"""What oneDNN and others take on the CPU to work in; measured, between 3 and 22 MB."""
 _SOFT_PLANES: dict[Keep, int] = {"none": 0, "confidence": 2, "top2": 3}
 """Bytes a pixel of what is kept beside the label."""
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardMemory:
-    """The peak of one forward beyond its weights and its input, linear in the pixels of the scaled images."""
+    """The peak of one forward beyond its weights and its input, linear in the pixels of the scaled images.
+
+    Of two lines where small images are computed in another way than large ones: the lower one holds, as stripes that
+    are as large as the map save nothing.
+    """
 
     fixed: int
     """Bytes."""
     per_pixel: float
     """Bytes for each pixel of each image of the batch."""
+    of_small: Self | None = None
+    """The line of small images; None: it is the same."""
 
     def peak(self, pixels: int) -> int:
         """Bytes for so many pixels."""
-        return self.fixed + math.ceil(self.per_pixel * pixels)
+        own = self.fixed + math.ceil(self.per_pixel * pixels)
+        return own if self.of_small is None else min(own, self.of_small.peak(pixels))
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves its hook without types
@@ -90,14 +98,21 @@ def measure_forward(network: Network, device: torch.device, *, attend: bool = Tr
         device: where its weights are.
         attend: whether the attention is wanted.
     """
-    peaks = []
-    for side in _SIDES:
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-            images = torch.empty((1, 3, side, side), device=device)
-            with _LiveBytes() as live:
-                network(images, attend=attend)
-        peaks.append(live.peak)
-    small, large = (side**2 for side in _SIDES)
+    of_small = _line([_peak_of(network, device, side, attend) for side in _SMALL_SIDES], _SMALL_SIDES)
+    of_large = _line([_peak_of(network, device, side, attend) for side in _SIDES], _SIDES)
+    return of_large if of_small == of_large else replace(of_large, of_small=of_small)
+
+
+def _peak_of(network: Network, device: torch.device, side: int, attend: bool) -> int:
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        images = torch.empty((1, 3, side, side), device=device)
+        with _LiveBytes() as live:
+            network(images, attend=attend)
+    return int(live.peak)
+
+
+def _line(peaks: Sequence[int], sides: Sequence[int]) -> ForwardMemory:
+    small, large = (side**2 for side in sides)
     per_pixel = (peaks[1] - peaks[0]) / (large - small)
     return ForwardMemory(max(0, round(peaks[0] - per_pixel * small)), per_pixel)
 
