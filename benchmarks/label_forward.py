@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.profiler import ProfilerActivity, profile
 
-from pipeline.memory import keep_freed_memory
+from pipeline.memory import keep_all_but_the_largest
 from storage.image_reader import read_image
 from storage.label_map import LabelMap
 from storage.label_png import encode_label_png
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
     scales = tuple(map(float, options.scales.split(",")))
-    keep_freed_memory()  # as `label` does
+    keep_all_but_the_largest()  # as `label` does
     teacher = load_teacher(options.teacher, options.weights, device="cpu")
     paths = sorted(options.images.iterdir())
     if not options.profile:

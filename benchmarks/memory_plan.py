@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from pipeline.fitting import memory_of
-from pipeline.memory import keep_freed_memory, return_freed_memory, trim_memory
+from pipeline.memory import keep_all_but_the_largest, keep_freed_memory, return_freed_memory, trim_memory
 from storage.schema import load_schema
 from teacher.decision import DecisionRule
 from teacher.inference import Teacher
@@ -35,7 +35,8 @@ def resident(field: str) -> int:
 def measure(arguments: argparse.Namespace) -> dict[str, object]:
     """Plan and measure one size, in this process."""
     if arguments.malloc != "usual":  # before the network is loaded: what that leaves in the heap would be filled first
-        {"return": return_freed_memory, "keep": keep_freed_memory}[arguments.malloc]()
+        policies = {"return": return_freed_memory, "most": keep_all_but_the_largest, "keep": keep_freed_memory}
+        policies[arguments.malloc]()
     spec = default_spec(arguments.network, 19, arguments.encoder if arguments.network == "deeplabv3plus" else None)
     torch.manual_seed(0)
     teacher = Teacher(build_network(spec), spec, load_schema("cityscapes"), "cpu", arguments.precision)
@@ -75,7 +76,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--tile", type=int)
     parser.add_argument(
-        "--malloc", choices=["return", "keep", "usual"], default="return", help="what becomes of freed memory"
+        "--malloc", choices=["return", "most", "keep", "usual"], default="return", help="what becomes of freed memory"
     )
     parser.add_argument("--one", action="store_true", help="one size, in this process, as JSON")
     arguments = parser.parse_args()

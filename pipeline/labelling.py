@@ -17,6 +17,7 @@ from pipeline.forecast import Forecast
 from pipeline.gate import Gate
 from pipeline.kept_confidence import StoreWriter, find_store, release_slots
 from pipeline.labeller import LabelJob, Labeller
+from pipeline.memory import return_weights
 from pipeline.plan import Plan
 from pipeline.plan_making import PlanMaker
 from pipeline.provenance import decisive_settings, label_provenance
@@ -115,6 +116,7 @@ class LabelRun:
             self.ledger = stack.enter_context(opened_run(self.workspace))
             # where others label, this process only has to know which teacher it is
             device = "cpu" if settings.is_distributed else settings.device
+            return_weights()
             self.teacher: Teacher = load_teacher(
                 settings.teacher,
                 settings.weights,

@@ -8,7 +8,8 @@ import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # of mallopt, as in glibc's malloc.h
 _USUAL_MMAP_MAX = 65536
-_LARGE = 1 << 18
+_NEVER = -1
+_SMALL, _LARGE, _LARGEST = 1 << 16, 1 << 18, 1 << 25  # the last is the most that glibc takes
 
 
 def keep_freed_memory() -> bool:
@@ -21,27 +22,45 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether the C library has taken it.
     """
-    return _set_malloc({_MMAP_MAX: 0, _TRIM_THRESHOLD: -1})
+    return _set_malloc({_MMAP_MAX: 0, _TRIM_THRESHOLD: _NEVER})
 
 
-def return_freed_memory() -> bool:
-    """Let large blocks, of 256 KiB and more, go back to the system once they are freed; the opposite of the above.
+def keep_all_but_the_largest() -> bool:
+    """Let the process keep what is freed, but for blocks of 32 MiB and more: the middle between the other two.
 
-    By default glibc raises the size from which it does so to up to 32 MiB, and keeps what is smaller in a heap with
-    holes, as aligned blocks of one size do not fit where another was. The process then takes what its tensors take
-    and little more, but gets every block anew, page by page. On a virtual machine with two threads
-    (`benchmarks/memory_plan.py --size 1280x720 --malloc ...`):
-
-    | DeepLabV3+ (tf_efficientnet_lite0), 1280x720, scales 0.5 1 2 | peak | wall | processor |
-    |---|---|---|---|
-    | this way | 1253 MB | 4.5 s | 8.6 s |
-    | by default | 1431 MB | 3.6 s | 6.8 s |
-    | `keep_freed_memory` | 1955 MB | 2.5 s | 5.0 s |
+    Such blocks are few, and where none of their size is free they would make the heap larger, holes or not.
 
     Returns:
         Whether the C library has taken it.
     """
-    return _set_malloc({_MMAP_MAX: _USUAL_MMAP_MAX, _MMAP_THRESHOLD: _LARGE, _TRIM_THRESHOLD: _LARGE})
+    return _set_malloc({_MMAP_MAX: _USUAL_MMAP_MAX, _MMAP_THRESHOLD: _LARGEST, _TRIM_THRESHOLD: _NEVER})
+
+
+def return_freed_memory(smallest: int = _LARGE) -> bool:
+    """Let large blocks go back to the system once they are freed; the opposite of the first.
+
+    By default glibc raises the size from which it does so to up to 32 MiB, and keeps what is smaller in a heap with
+    holes, as aligned blocks of one size do not fit where another was. The process then takes what its tensors take
+    and little more, but gets every block anew, page by page.
+
+    Args:
+        smallest: bytes of a block that goes back.
+
+    Returns:
+        Whether the C library has taken it.
+    """
+    return _set_malloc({_MMAP_MAX: _USUAL_MMAP_MAX, _MMAP_THRESHOLD: smallest, _TRIM_THRESHOLD: smallest})
+
+
+def return_weights() -> bool:
+    """Before a network is loaded: also the weights of small layers go back when they are folded into others.
+
+    Else the heap has holes where they were: of HRNet-OCR, 170 MB beside weights of 290.
+
+    Returns:
+        Whether the C library has taken it.
+    """
+    return return_freed_memory(_SMALL)
 
 
 def trim_memory() -> None:

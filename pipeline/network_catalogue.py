@@ -17,7 +17,7 @@ from storage.errors import SettingsError
 from storage.schema import load_schema
 from teacher import Teacher
 from teacher.networks.encoders import OWN_ENCODERS
-from teacher.networks.registry import DECODERS, NetworkName, NetworkSpec, build_network, default_spec
+from teacher.networks.registry import ENCODER_NETWORKS, NetworkName, NetworkSpec, build_network, default_spec
 
 SIZE = (1024, 2048)
 """(height, width) of the image that operations and memory are told for."""
@@ -103,7 +103,7 @@ def choose(network: NetworkName | None, encoder: str | None, output_stride: int 
         SettingsError: the network has an output stride of its own.
     """
     network = network or "deeplabv3plus"
-    if network in DECODERS:
+    if network in ENCODER_NETWORKS:
         return Choice(network, encoder or DEFAULT_ENCODERS[network], output_stride or 16)
     if output_stride is not None:
         raise SettingsError(f"output_stride is that of an encoder, and {network} has none: leave it out")

@@ -10,7 +10,7 @@ from pipeline.cores import plan_here
 from pipeline.decider import Image
 from pipeline.fitting import Work, fit, memory_of, next_tile
 from pipeline.machine import room_on
-from pipeline.memory import keep_freed_memory, return_freed_memory, trim_memory
+from pipeline.memory import keep_all_but_the_largest, return_freed_memory, trim_memory
 from pipeline.step_down import Way
 from pipeline.teacher_source import TeacherSource
 from storage.errors import ImageError
@@ -45,8 +45,9 @@ class TeacherDecider:
         self._rule = DecisionRule(source.thresholds, source.keep, source.keep_steps, source.temperature)
         torch.set_num_threads(plan_here(on_cuda=self.teacher.device.type == "cuda").network)
         if self.teacher.device.type == "cpu":
+            trim_memory()  # what the loading of the network has left
             # a dask worker's own setting gives every tensor back to the system, which took more than half of its time
-            keep_freed_memory()
+            keep_all_but_the_largest()
 
     @property
     def problems(self) -> tuple[str, ...]:

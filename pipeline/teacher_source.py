@@ -106,11 +106,13 @@ class TeacherSource:
 
     def load(self, limit: int | None = None) -> tuple[Decider, str]:
         """As `Source.load`; errors as `load_teacher`."""
+        from pipeline.memory import return_weights
         from pipeline.teacher_decider import TeacherDecider
         from teacher import load_teacher
 
         name, weights = (self.file, None) if self.name is None else (self.name, self.file)
         precision: Precision = self.precision  # type: ignore[assignment] # the settings have checked it
+        return_weights()
         teacher = load_teacher(
             name, weights, schema=self.schema, device=self.device, precision=precision, compiled=self.compiled
         )

@@ -14,7 +14,7 @@ from storage.layouts import Layout
 from storage.schema import Ids
 from teacher.inference import Precision
 from teacher.networks.prediction import Fusion
-from teacher.networks.registry import DECODERS, NetworkName, NetworkSpec, check_trunk, default_spec
+from teacher.networks.registry import ENCODER_NETWORKS, NetworkName, NetworkSpec, check_trunk, default_spec
 
 DEFAULT_ENCODER = "tf_efficientnet_lite0"
 """Encoder where none is named: small enough to be trained without a GPU."""
@@ -141,7 +141,7 @@ class TrainingRecipe(Settings):
     @model_validator(mode="before")
     @classmethod
     def _name_the_encoder(cls, values: Any) -> Any:  # noqa: ANN401 - not validated yet
-        if isinstance(values, dict) and values.get("network", "deeplabv3plus") in DECODERS:
+        if isinstance(values, dict) and values.get("network", "deeplabv3plus") in ENCODER_NETWORKS:
             return values if values.get("encoder") else {**values, "encoder": DEFAULT_ENCODER}
         return values
 
@@ -157,12 +157,12 @@ class TrainingRecipe(Settings):
         if not 0 < low <= high <= 16:
             raise ValueError(f"scale_range is {low:g} to {high:g}, expected two numbers, 0 < first <= second <= 16")
         check_trunk(self.network, self.encoder)
-        if self.network not in DECODERS and self.output_stride is not None:
+        if self.network not in ENCODER_NETWORKS and self.output_stride is not None:
             raise ValueError(f"output_stride is that of an encoder, and {self.network} has none: leave it out")
         if self.attention == "explicit" or self.attention_scales is not None:
             self.spec(1)  # refuses what the network has not
         together = self.crops_together
-        if together == 1 and self.network in DECODERS:
+        if together == 1 and self.network in ENCODER_NETWORKS:
             raise ValueError(
                 f"batch is 1, but {self.network} pools an image into one value a channel, which batch norm "
                 f"cannot normalise; expected 2 or more"

@@ -4,6 +4,8 @@ What is predicted is the network's; what is made of it is in `teacher.fusion` an
 """
 
 import contextlib
+import copy
+import sys
 from collections.abc import Callable, Iterator
 from itertools import chain
 
@@ -21,18 +23,19 @@ from teacher.replaying import MAX_GRAPHS, CudaRecorder, Replays
 class Execution:
     """A network as it is run for inference; satisfies `teacher.networks.prediction.Network`.
 
-    It works on a copy of its own. Auxiliary logits are not given: no label needs them.
+    It works on a copy of its own, or takes the network over. Auxiliary logits are not given: no label needs them.
 
     Not for several threads at a time.
 
     Args:
-        network: in evaluation mode; it is left as it is.
-        device: where the copy is run.
+        network: in evaluation mode.
+        device: where it is run.
         half: the type in which convolutions and products are computed, bfloat16 or float16; None: float32 throughout.
         compiled: have torch compile the network, for each size of images when it first comes. That takes minutes and,
             on the CPU, a C++ compiler. Sizes beyond torch's limit (`torch._dynamo.config.recompile_limit`, 8) are run
             as they are.
         graphs: how many CUDA graphs are kept; 0: none is made. On the CPU there are none.
+        take_over: change the network itself, of no use elsewhere from then on: a copy takes its weights' memory again.
 
     Raises:
         SettingsError: the network is in training mode.
@@ -46,15 +49,16 @@ class Execution:
         *,
         compiled: bool = False,
         graphs: int = MAX_GRAPHS,
+        take_over: bool = False,
     ) -> None:
         self.device = torch.empty(0, device=device).device  # with its index
         on_cuda = self.device.type == "cuda"
         # On the CPU channels last takes about a third less processor time, and tensor cores take half precision so; the
         # float32 kernels of CUDA are made for the other layout.
         self._layout = torch.channels_last if half is not None or not on_cuda else torch.contiguous_format
-        own = fold_batch_norms(network)
-        if isinstance(own, HRNetOCR) and half is None and not on_cuda:
-            own = BranchwiseHRNetOCR(own)
+        own = fold_batch_norms(network if take_over else copy.deepcopy(network))
+        if half is None and not on_cuda:
+            own = _with_less_at_once(own)
         if half is None and not on_cuda and not compiled:  # a compiler chooses kernels itself
             own = with_one_dnn(own)
         if half is not None:
@@ -72,7 +76,7 @@ class Execution:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the copy's parameters and buffers."""
+        """Bytes of the parameters and buffers."""
         return self._runner.weight_bytes
 
     def release(self) -> None:
@@ -141,6 +145,18 @@ class _Runner:
         if self._compiled is not None:  # else it would have failed again: so it was the compiler's fault
             self._compiled, self.problem = None, problem
         return prediction
+
+
+def _with_less_at_once(network: nn.Module) -> nn.Module:
+    """The same function by a form of the network that is made for the CPU, where there is one."""
+    if isinstance(network, HRNetOCR):
+        return BranchwiseHRNetOCR(network)
+    deeplab = sys.modules.get("teacher.networks.deeplab")  # which is heavy, and imported if the network is of its kind
+    if deeplab is not None and isinstance(network, deeplab.DeepLabV3Plus):
+        from teacher.networks.striped_deeplab import StripedDeepLabV3Plus
+
+        return StripedDeepLabV3Plus(network)
+    return network
 
 
 def _first_line(error: Exception) -> str:

@@ -1,16 +1,15 @@
 """Batch norms folded into the convolutions before them: the same function of the image with fewer passes over memory.
 
 At inference a batch norm multiplies each channel by one number and adds another, which the convolution before it can do
-for nothing. Only a copy for inference is changed: training and checkpoints keep their batch norms.
+for nothing. Only networks for inference are changed: training and checkpoints keep their batch norms.
 """
 
-import copy
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -20,15 +19,17 @@ from torch.utils._pytree import tree_leaves
 from storage.errors import SettingsError
 from teacher.networks.prediction import ScalePrediction
 
-_PROBE = (64, 96)
-"""Height and width of the image by which a network shows what follows what; any size would do."""
+_PROBE = (32, 48)
+"""Height and width of the image by which a network shows what follows what. Any size would do, and all that is computed
+on the way is kept."""
 
 
-_REMAINDERS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
-    nn.BatchNorm2d: lambda _: nn.Identity(),
-    BatchNormAct2d: lambda norm: nn.Sequential(norm.drop, norm.act),
-}
-"""What a norm does besides norming. Other kinds of norm, which may do more, are never folded."""
+def _remainders() -> dict[type[nn.Module], Callable[[Any], nn.Module]]:
+    """What each kind of norm does besides norming. Other kinds, which may do more, are never folded."""
+    kinds: dict[type[nn.Module], Callable[[Any], nn.Module]] = {nn.BatchNorm2d: lambda _: nn.Identity()}
+    if timm := sys.modules.get("timm.layers.norm_act"):  # a network that has timm's has imported it; it is large
+        kinds[timm.BatchNormAct2d] = lambda norm: nn.Sequential(norm.drop, norm.act)
+    return kinds
 
 
 class Pair(NamedTuple):
@@ -39,30 +40,31 @@ class Pair(NamedTuple):
 
 
 def fold_batch_norms(network: nn.Module) -> nn.Module:
-    """Copy a network for inference, each batch norm that directly follows a convolution folded into it.
+    """Fold each batch norm of a network that directly follows a convolution into it, in place.
 
-    The products are made in float64 and rounded once. A batch norm that follows anything else, or whose convolution is
-    read by somebody else too, stays as it is. Of a timm norm with an activation, the activation is kept.
+    Layer by layer, so that there is never more than one layer's weights beside the network's. The products are made in
+    float64 and rounded once. A batch norm that follows anything else, or whose convolution is read by somebody else
+    too, stays as it is. Of a timm norm with an activation, the activation is kept.
 
     Args:
-        network: satisfies `teacher.networks.prediction.Network`; in evaluation mode, and left as it is.
+        network: satisfies `teacher.networks.prediction.Network`; in evaluation mode; for inference alone from then on.
 
     Returns:
-        The copy: the same function of its images up to rounding, with other entries in its state dict.
+        The network: the same function of its images up to rounding, with other entries in its state dict.
 
     Raises:
         SettingsError: the network, or a part of it, is in training mode, where its norms depend on the batch.
     """
     if any(module.training for module in network.modules()):
         raise SettingsError("batch norms are folded for inference only, and this network trains: call its eval() first")
-    folded = copy.deepcopy(network)
-    for pair in find_pairs(folded):
-        convolution, norm = folded.get_submodule(pair.convolution), folded.get_submodule(pair.norm)
+    remainders = _remainders()
+    for pair in find_pairs(network):
+        convolution, norm = network.get_submodule(pair.convolution), network.get_submodule(pair.norm)
         assert isinstance(convolution, nn.Conv2d), "as found"
         assert isinstance(norm, nn.BatchNorm2d), "as found"
         _fold(convolution, norm)
-        _replace(folded, norm, _REMAINDERS[type(norm)](norm).eval())
-    return folded
+        _replace(network, norm, remainders[type(norm)](norm).eval())
+    return network
 
 
 def find_pairs(network: nn.Module) -> list[Pair]:
@@ -85,10 +87,11 @@ def find_pairs(network: nn.Module) -> list[Pair]:
     convolutions = {
         id(m.weight): name for name, m in network.named_modules() if isinstance(m, nn.Conv2d) and not m.training
     }
+    kinds = _remainders()
     norms = {
         id(m.running_mean): name
         for name, m in network.named_modules()
-        if type(m) in _REMAINDERS and isinstance(m, nn.BatchNorm2d) and m.running_mean is not None
+        if type(m) in kinds and isinstance(m, nn.BatchNorm2d) and m.running_mean is not None
     }
     first = next(network.parameters())
     image = torch.zeros(1, 3, *_PROBE, dtype=first.dtype, device=first.device)
@@ -114,6 +117,11 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch has no
         self._reads: Counter[int] = Counter()
         self._runs: Counter[str] = Counter()
         self._followed: list[tuple[int, str]] = []
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch would import its compiler, 200 MB, to keep this class from being compiled, which nobody does."""
+        return False
 
     def __torch_dispatch__(
         self, func: OpOverload, types: object, args: Sequence[object] = (), kwargs: Mapping[str, object] | None = None

@@ -97,13 +97,15 @@ class Teacher:
     """A network ready to label.
 
     Args:
-        network: built from `spec`, with its weights; it is put into evaluation mode, and a copy of it is run.
+        network: built from `spec`, with its weights; it is put into evaluation mode, and a copy of it is run, or, with
+            `take_over`, it itself.
         spec: what the network is, and how its images are normalised.
         schema: what its classes are.
         device: "cpu", "cuda", "cuda:N" or "auto".
         precision: of the network alone; resizing, fusion and decision are always float32.
         trained_on: the images that the network was trained on, sha256 of the file -> key; empty where not known.
         compiled: have torch compile the network; see `teacher.execution`.
+        take_over: the network is the teacher's, which changes it.
 
     Raises:
         SettingsError: unknown or absent device, unknown precision, or schema and network differ in classes.
@@ -119,6 +121,7 @@ class Teacher:
         trained_on: Mapping[str, str] | None = None,
         *,
         compiled: bool = False,
+        take_over: bool = False,
     ) -> None:
         if precision not in get_args(Precision):
             raise SettingsError(f"precision is {precision!r}, expected one of {', '.join(get_args(Precision))}")
@@ -130,7 +133,8 @@ class Teacher:
         self.precision = precision
         self.trained_on = dict(trained_on or {})
         self.digest = _digest(network, spec)
-        self._execution = Execution(network.eval(), self.device, _HALVES.get(precision), compiled=compiled)
+        half = _HALVES.get(precision)
+        self._execution = Execution(network.eval(), self.device, half, compiled=compiled, take_over=take_over)
         self._transfers = Transfers(self._execution.device)
         self._ahead = UploadsAhead(self._transfers) if self.looks_ahead else None
 

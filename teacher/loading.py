@@ -60,7 +60,9 @@ def load_teacher(
         )
     network = network_with(checkpoint.spec, checkpoint.state_dict, str(path))
     images = checkpoint.record.get("images")
-    return Teacher(network, checkpoint.spec, checkpoint.schema, device, precision, images, compiled=compiled)
+    return Teacher(
+        network, checkpoint.spec, checkpoint.schema, device, precision, images, compiled=compiled, take_over=True
+    )
 
 
 def network_with(spec: NetworkSpec, state_dict: StateDict, where: str) -> nn.Module:
@@ -68,7 +70,7 @@ def network_with(spec: NetworkSpec, state_dict: StateDict, where: str) -> nn.Mod
 
     Args:
         spec: what to build.
-        state_dict: its weights; the network's own from then on.
+        state_dict: its weights; they become the network's own and are taken out, so that nobody else keeps them.
         where: where they come from, for messages.
 
     Raises:
@@ -82,6 +84,7 @@ def network_with(spec: NetworkSpec, state_dict: StateDict, where: str) -> nn.Mod
         # an encoder with something that it computes once and does not save
         network = build_network(spec)
         load_strictly(network, state_dict, where)
+    state_dict.clear()
     return network
 
 
@@ -100,16 +103,19 @@ def _named_teacher(
         )
     if weights is None:
         raise SettingsError(f"{name} needs a file of weights (autocoarse fetches none), got no weights")
-    path = Path(weights)
+    schema = schema or load_schema("cityscapes")
+    spec = default_spec("hrnet-ocr", len(schema))
+    network = network_with(spec, _public_weights(name, Path(weights)), str(weights))
+    return Teacher(network, spec, schema, device, precision, compiled=compiled, take_over=True)
+
+
+def _public_weights(name: str, path: Path) -> StateDict:
     content = read_content(path)
     if is_own(content):
         raise SettingsError(
             f"{path} is a checkpoint of autocoarse and says itself what it is: give it instead of the name {name}"
         )
-    schema = schema or load_schema("cityscapes")
-    spec = default_spec("hrnet-ocr", len(schema))
-    network = network_with(spec, state_dict_of(content, path), str(path))
-    return Teacher(network, spec, schema, device, precision, compiled=compiled)
+    return state_dict_of(content, path)
 
 
 def _short(schema: ClassSchema) -> str:

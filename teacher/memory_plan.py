@@ -6,7 +6,7 @@ What is done where memory does not suffice is decided elsewhere; and nothing her
 import math
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -21,26 +21,34 @@ from teacher.fusion import check_scales, size_at_scale
 from teacher.networks.prediction import Network
 from teacher.tiling import GLOBAL_CONTEXT, STRIDE, plan_tiles
 
-_SIDES = (512, 1024)
-"""Of the images that a forward is measured on; they cost no memory."""
-_LIBRARIES = 8 << 20
-"""What oneDNN and others take on the CPU to work in; measured, between 3 and 14 MB."""
+_SIDES, _SMALL_SIDES = (768, 1280), (256, 512)
+"""Of the images that a forward is measured on; they cost no memory. The large ones are computed in stripes, where a
+network is, the small ones not."""
+_LIBRARIES = 14 << 20
+"""What oneDNN and others take on the CPU to work in; measured, between 3 and 22 MB."""
 _SOFT_PLANES: dict[Keep, int] = {"none": 0, "confidence": 2, "top2": 3}
 """Bytes a pixel of what is kept beside the label."""
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardMemory:
-    """The peak of one forward beyond its weights and its input, linear in the pixels of the scaled images."""
+    """The peak of one forward beyond its weights and its input, linear in the pixels of the scaled images.
+
+    Of two lines where small images are computed in another way than large ones: the lower one holds, as stripes that
+    are as large as the map save nothing.
+    """
 
     fixed: int
     """Bytes."""
     per_pixel: float
     """Bytes for each pixel of each image of the batch."""
+    of_small: Self | None = None
+    """The line of small images; None: it is the same."""
 
     def peak(self, pixels: int) -> int:
         """Bytes for so many pixels."""
-        return self.fixed + math.ceil(self.per_pixel * pixels)
+        own = self.fixed + math.ceil(self.per_pixel * pixels)
+        return own if self.of_small is None else min(own, self.of_small.peak(pixels))
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves its hook without types
@@ -50,6 +58,11 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch le
         super().__init__()  # type: ignore[no-untyped-call] # as above
         self.now = self.peak = 0
         self._live: dict[int, int] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch would import its compiler, 200 MB, to keep this class from being compiled, which nobody does."""
+        return False
 
     def __torch_dispatch__(
         self, func: OpOverload, _types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -73,7 +86,7 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch le
         self.now -= self._live.pop(key)
 
 
-def measure_forward(network: Network, device: torch.device) -> ForwardMemory:
+def measure_forward(network: Network, device: torch.device, *, attend: bool = True) -> ForwardMemory:
     """Run a network on tensors that have a shape and no content, at two sizes, and see how much is alive at once.
 
     It takes seconds, whatever the network's size, and no memory. Counted is what torch's operations make; a library's
@@ -83,15 +96,23 @@ def measure_forward(network: Network, device: torch.device) -> ForwardMemory:
         network: what predicts, the way it will be run: precision, layout and folding count. Not a compiled one, and no
             recorded graphs: these keep memory of their own.
         device: where its weights are.
+        attend: whether the attention is wanted.
     """
-    peaks = []
-    for side in _SIDES:
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-            images = torch.empty((1, 3, side, side), device=device)
-            with _LiveBytes() as live:
-                network(images, attend=True)
-        peaks.append(live.peak)
-    small, large = (side**2 for side in _SIDES)
+    of_small = _line([_peak_of(network, device, side, attend) for side in _SMALL_SIDES], _SMALL_SIDES)
+    of_large = _line([_peak_of(network, device, side, attend) for side in _SIDES], _SIDES)
+    return of_large if of_small == of_large else replace(of_large, of_small=of_small)
+
+
+def _peak_of(network: Network, device: torch.device, side: int, attend: bool) -> int:
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        images = torch.empty((1, 3, side, side), device=device)
+        with _LiveBytes() as live:
+            network(images, attend=attend)
+    return int(live.peak)
+
+
+def _line(peaks: Sequence[int], sides: Sequence[int]) -> ForwardMemory:
+    small, large = (side**2 for side in sides)
     per_pixel = (peaks[1] - peaks[0]) / (large - small)
     return ForwardMemory(max(0, round(peaks[0] - per_pixel * small)), per_pixel)
 
@@ -110,11 +131,14 @@ class LabelMemory:
     weights: int
     """Bytes of parameters and buffers."""
     forward: ForwardMemory
+    """Of the largest scale, whose attention nobody asks for."""
     classes: int
     working: int
     """Bytes that fusion and decision may work in."""
     on_host: bool
     """Whether the device is the CPU, whose memory the images as they were read are in too."""
+    attended: ForwardMemory | None = None
+    """Of the other scales; None: the attention takes no more."""
 
     @classmethod
     def of(cls, predict: Network, device: torch.device, classes: int, weights: int, working: int) -> Self:
@@ -127,7 +151,8 @@ class LabelMemory:
             weights: bytes of its parameters and buffers.
             working: bytes that fusion and decision may work in.
         """
-        return cls(weights, measure_forward(predict, device), classes, working, device.type == "cpu")
+        forward, attended = (measure_forward(predict, device, attend=attend) for attend in (False, True))
+        return cls(weights, forward, classes, working, device.type == "cpu", attended)
 
     def peak(
         self,
@@ -175,7 +200,8 @@ class LabelMemory:
                 joined = 0
                 if tile is not None and max(height, width) > tile:
                     scaled, joined = batch * _largest_tile((height, width), tile), own
-                highest = max(highest, maps + inputs + joined + self.forward.peak(scaled))
+                forward = self.forward if scale == ordered[0] else self.attended or self.forward
+                highest = max(highest, maps + inputs + joined + forward.peak(scaled))
                 maps += own
                 # a CUDA graph, which serves the mirrored images too, keeps what it reads and what it gives
                 recorded += (floats * scaled + own) * (not mirrored)

@@ -152,7 +152,8 @@ class HRNet(nn.Module):
 
     def _initialise(self) -> None:
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            # torch has its compiler do this to weights without content, and imports it for that: 200 MB
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
                 nn.init.normal_(module.weight, std=0.001)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -8,15 +8,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+# `torch.library.custom_op` would be shorter, and imports torch's compiler when it is first called: 200 MB
+_LIBRARY = torch.library.Library("autocoarse", "DEF")  # type: ignore[no-untyped-call] # torch has no types here
+_LIBRARY.define("pointwise(Tensor images, Tensor weight, Tensor? bias) -> Tensor")  # type: ignore[no-untyped-call] # nor here
 
-@torch.library.custom_op("autocoarse::pointwise", mutates_args=())
+
+@torch.library.impl(_LIBRARY, "pointwise", "CPU")
 def _by_one_dnn(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     convolved: Tensor = torch.mkldnn_convolution(images, weight, bias, [0, 0], [1, 1], [1, 1], 1)
     return convolved
 
 
-@_by_one_dnn.register_fake
-def _(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+@torch.library.impl(_LIBRARY, "pointwise", "Meta")  # for tensors that have a shape and no content
+def _without_content(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return functional.conv2d(images, weight, bias)
 
 
@@ -39,7 +43,7 @@ def pointwise(images: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     """
     if images.dtype != torch.float32 or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call,unused-ignore] # torch has no types here
         return functional.conv2d(images, weight, bias)
-    convolved: Tensor = _by_one_dnn(images, weight, bias)
+    convolved: Tensor = torch.ops.autocoarse.pointwise(images, weight, bias)
     return convolved
 
 

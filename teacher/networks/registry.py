@@ -1,26 +1,23 @@
 """Which networks there are: a specification that fits in a checkpoint, and the building of a network from it.
 
-Building sets start values only; weights are loaded in `teacher.weights`.
+Building sets start values only; weights are loaded in `teacher.weights`. timm and what it needs, 200 MB and two seconds
+in a process, are imported where an encoder of timm's is asked for.
 """
 
 import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from storage.errors import CheckpointError, SettingsError
 from storage.schema import MAX_CLASSES
-from teacher.networks.deeper import DeeperDecoder
-from teacher.networks.deeplab import DeepLab, DeepLabDecoder, MakeDecoder
-from teacher.networks.encoders import check_encoder, normalisation_of
 from teacher.networks.hrnet_ocr import HRNetOCR
 from teacher.networks.prediction import Fusion
 
 NetworkName = Literal["deeplabv3plus", "deeperlab", "hrnet-ocr"]
-DECODERS: dict[NetworkName, MakeDecoder] = {"deeplabv3plus": DeepLabDecoder, "deeperlab": DeeperDecoder}
-"""Of the networks that stand on an encoder of any name."""
+ENCODER_NETWORKS: tuple[NetworkName, ...] = ("deeplabv3plus", "deeperlab")
+"""Those that stand on an encoder of any name."""
 TRUNK_WIDTHS = {"hrnet_w18": 18, "hrnet_w32": 32, "hrnet_w48": 48}
 """Of hrnet-ocr, by the name of the trunk."""
 OUTPUT_STRIDES = (8, 16, 32)
@@ -31,6 +28,7 @@ MAX_SCALE = 4
 MAX_SCALES = 8
 EXPLICIT_SCALES = (0.5, 1.0, 2.0)
 """Of an explicit attention where none are named."""
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def network_names() -> tuple[str, ...]:
@@ -60,9 +58,9 @@ class NetworkSpec:
     """Residual blocks in each."""
     ocr_channels: int = 512
     """Channels of the OCR features, even."""
-    mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN
+    mean: tuple[float, float, float] = IMAGENET_MEAN
     """Subtracted from red, green, blue in [0, 1]."""
-    std: tuple[float, float, float] = IMAGENET_DEFAULT_STD
+    std: tuple[float, float, float] = IMAGENET_STD
     """What the difference is divided by."""
     attention: Fusion = "hierarchical"
     """How its predictions at several scales are fused, for which it is trained; explicit is not for hrnet-ocr."""
@@ -89,7 +87,9 @@ class NetworkSpec:
         self._check_attention_scales()
         _check_colours("mean", self.mean, positive=False)
         _check_colours("std", self.std, positive=True)
-        if self.network in DECODERS:
+        if self.network in ENCODER_NETWORKS:
+            from teacher.networks.encoders import check_encoder
+
             check_encoder(self.encoder)
         elif self.encoder is not None:
             raise SettingsError(
@@ -102,8 +102,8 @@ class NetworkSpec:
             if scales:
                 raise SettingsError(f"attention_scales are {scales}, and only an explicit attention has any")
             return
-        if self.network not in DECODERS:
-            raise SettingsError(f"{self.network} has no explicit attention; choose one of {', '.join(DECODERS)}")
+        if self.network not in ENCODER_NETWORKS:
+            raise SettingsError(f"{self.network} has no explicit attention; choose one of {', '.join(ENCODER_NETWORKS)}")
         numbers = all(isinstance(s, int | float) and not isinstance(s, bool) and 0 < s <= MAX_SCALE for s in scales)
         if not numbers or not 2 <= len(scales) <= MAX_SCALES or len(set(scales)) < len(scales) or 1.0 not in scales:
             raise SettingsError(
@@ -163,7 +163,7 @@ def check_trunk(network: NetworkName, encoder: str | None) -> None:
     Raises:
         SettingsError: hrnet-ocr is to stand on an encoder of another name than its trunk's.
     """
-    if network not in DECODERS and encoder is not None and encoder not in TRUNK_WIDTHS:
+    if network not in ENCODER_NETWORKS and encoder is not None and encoder not in TRUNK_WIDTHS:
         raise SettingsError(
             f"{network} has a trunk of its own, got the encoder {encoder!r}: leave it out, or choose the trunk's width "
             f"by one of {', '.join(TRUNK_WIDTHS)}"
@@ -194,9 +194,11 @@ def default_spec(
     """
     check_trunk(network, encoder)
     scales = attention_scales or (EXPLICIT_SCALES if attention == "explicit" else ())
-    if network not in DECODERS:
+    if network not in ENCODER_NETWORKS:
         width = TRUNK_WIDTHS[encoder or "hrnet_w48"]
         return NetworkSpec(network, num_classes, width=width, attention=attention, attention_scales=scales)
+    from teacher.networks.encoders import normalisation_of
+
     spec = NetworkSpec(network, num_classes, encoder, output_stride, attention=attention, attention_scales=scales)
     return replace(spec, **normalisation_of(str(encoder)))
 
@@ -213,15 +215,18 @@ def build_network(spec: NetworkSpec) -> nn.Module:
     Raises:
         SettingsError: the encoder cannot give the features at several strides that the decoder needs.
     """
-    if spec.network not in DECODERS:
+    if spec.network not in ENCODER_NETWORKS:
         has_head = spec.attention == "hierarchical"
         return HRNetOCR(spec.num_classes, spec.width, spec.modules, spec.blocks, spec.ocr_channels, attention=has_head)
+    from teacher.networks.deeper import DeeperDecoder
+    from teacher.networks.deeplab import DeepLab, DeepLabDecoder
+
     try:
         return DeepLab(
             str(spec.encoder),
             spec.num_classes,
             spec.output_stride,
-            DECODERS[spec.network],
+            DeeperDecoder if spec.network == "deeperlab" else DeepLabDecoder,
             attention=spec.attention,
             scales=spec.attention_scales,
         )

@@ -1,5 +1,6 @@
 import copy
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 import torch
@@ -7,7 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from teacher.folding import fold_batch_norms
+from teacher.networks import branchwise
 from teacher.networks.branchwise import BranchConvolution, BranchwiseHRNetOCR
+from teacher.networks.hrnet_ocr import HRNetOCR
 from teacher.networks.layers import convolution, resize
 from teacher.networks.registry import NetworkSpec
 
@@ -44,12 +48,20 @@ def test_maps_are_left_as_they_were() -> None:
 
 
 @pytest.mark.parametrize("size", [(45, 61), (64, 96), (4, 5), (33, 130)])
+@pytest.mark.parametrize("split", [False, True])
 def test_the_network_predicts_the_same(
-    fill_network: FillNetwork, narrow_spec: NetworkSpec, size: tuple[int, int]
+    fill_network: FillNetwork,
+    narrow_spec: NetworkSpec,
+    size: tuple[int, int],
+    split: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """HRNet-OCR with its branches apart predicts what it does with them joined, for images of any size."""
-    network = fill_network(narrow_spec)
-    image: Tensor = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(2))
+    """HRNet-OCR with its branches apart predicts what it does with them joined, also in groups and rows."""
+    if split:
+        monkeypatch.setattr(branchwise, "_TOGETHER", 7)
+        monkeypatch.setattr(branchwise, "_STRIPE", 1)
+    network = cast(HRNetOCR, fold_batch_norms(fill_network(narrow_spec)))
+    image: Tensor = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
         expected = network(image)
         got = BranchwiseHRNetOCR(copy.deepcopy(network))(image)

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 SIZE = (96, 128)
 PIXELS = 96 * 128
-LIBRARIES = 8 << 20
+LIBRARIES = 14 << 20
 
 
 class Known(nn.Module):
