@@ -56,7 +56,8 @@ function gainOf(row) {
   if (row.pixels_coarse == null || after == null || (!row.pixels_coarse && !after)) return "";
   if (!row.pixels_coarse) return "new";
   const gain = after / row.pixels_coarse;
-  return `×${gain >= 100 ? Math.round(gain) : gain >= 10 ? gain.toFixed(1) : gain.toFixed(2)}`;
+  if (gain < 0.01) return "< ×0.01";
+  return `×${gain >= 100 ? count(Math.round(gain)) : gain >= 10 ? gain.toFixed(1) : gain.toFixed(2)}`;
 }
 
 /* Pixels of each class before and after, most first, on a logarithmic scale. */
@@ -94,11 +95,11 @@ function longTail() {
       const places = values.map(([, value]) => x(value));
       const from = hasBefore ? Math.min(...places) : base;
       const group = svg("g", {}, svg("rect", { x: 0, y: y - step / 2, width, height: step, class: "row" }));
-      const color = svg("rect", { x: 0, y: y - 5, width: 10, height: 10, rx: 2, class: "swatch" });
+      const color = svg("rect", { x: 0, y: y - 7, rx: 3, class: "swatch" });
       colored(color, summary.classes.indexOf(row));
       group.append(
         color,
-        text(18, y + 4, shorten(row.name, left - 24), "label"),
+        text(22, y + 4, shorten(row.name, left - 28), "label"),
         line(from, y, Math.max(...places), y, "between"),
       );
       values.forEach(([id, value], k) =>
