@@ -89,7 +89,7 @@ def find_sources(settings: ReportSettings) -> Sources:
     own: Layer = "merged" if command == "merge" else "auto"
     images, folder, missing = _images(settings, found.runs.get("auto", run))
     entries = _entries(run)
-    store, slots = _confidence(found.runs.get("auto"))
+    store, slots = _confidence(found.runs.get("auto"), schema)
     items = _items(entries, images, found.sets, slots, of_all=own == "auto")
     if not items:
         raise LayoutError(f"{run.root}: nothing is in it yet, neither labels nor images; label first")
@@ -105,7 +105,7 @@ def find_sources(settings: ReportSettings) -> Sources:
         pixels={layer: _pixels(where, schema) for layer, where in found.runs.items()},
         store=store,
         table=table,
-        notes=(*found.notes, *missing, *_absent(found.sets, store)),
+        notes=(*found.notes, *missing, *_absent(items, found.sets, store)),
     )
 
 
@@ -217,9 +217,9 @@ def _images(settings: ReportSettings, run: Workspace) -> tuple[dict[str, Path], 
     return {item.key: item.image for item in source.listing.items}, source.folder, []
 
 
-def _confidence(run: Workspace | None) -> tuple[SoftStore | None, dict[str, int]]:
-    """Where a run keeps confidence, and the slots by pairing key."""
-    if run is None or (store := SoftStore.find(run.soft)) is None:
+def _confidence(run: Workspace | None, schema: ClassSchema) -> tuple[SoftStore | None, dict[str, int]]:
+    """Where a run keeps confidence in these classes, and the slots by pairing key."""
+    if run is None or (store := SoftStore.find(run.soft)) is None or store.form.classes != schema.names:
         return None, {}
     with Ledger(run.ledger, read_only=True) as ledger:
         done, slots = ledger.done_keys(), ledger.slots()
@@ -246,9 +246,10 @@ def _items(
     return tuple(items)
 
 
-def _absent(sets: Mapping[Layer, object], store: SoftStore | None) -> list[str]:
+def _absent(items: Iterable[ReportItem], sets: Mapping[Layer, object], store: SoftStore | None) -> list[str]:
     """What would bring the parts of a report that are missing."""
-    notes = []
+    given = {layer for item in items for layer in item.labels}
+    notes = [f"None of the {layer} labels is of an image of this run." for layer in sets if layer not in given]
     if "coarse" not in sets:
         notes.append("Without coarse labels there is no pixel count before and no disagreement: --coarse DIR.")
     if "truth" not in sets:

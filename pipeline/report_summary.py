@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-from pipeline.report_form import Bytes, ClassRow, Counts, Failure, Plot, Summary
+from pipeline.report_form import LAYERS, Bytes, ClassRow, Counts, Failure, Plot, Summary
 from pipeline.report_quality import Figures
 from pipeline.report_sources import ReportItem, Sources
 from pipeline.report_sums import Judgement, ReportSums
@@ -87,7 +87,7 @@ def summarise(
 
 def class_rows(sources: Sources, sums: ReportSums, figures: Figures) -> tuple[ClassRow, ...]:
     """What is known of each class."""
-    pixels = {layer: sources.pixels.get(layer) or sums.pixels(layer) for layer in sources.layers}
+    pixels = {layer: sources.pixels.get(layer) or sums.pixels(layer) for layer in LAYERS}
     rows = []
     for index, info in enumerate(sources.schema.classes):
         counts = {layer: None if found is None else found[index] for layer, found in pixels.items()}
