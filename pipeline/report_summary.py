@@ -63,7 +63,12 @@ def summarise(
         title=sources.run.root.resolve().name,
         made=_made(sources, status),
         classes=class_rows(sources, sums, figures),
-        counts=Counts(len(done), len(failed), len(sources.items) - len(done) - len(failed)),
+        counts=Counts(
+            done=len(done),
+            failed=len(failed),
+            left=len(sources.items) - len(done) - len(failed),
+            reviewed=sum(item.reviewed for item in done),
+        ),
         bytes=_bytes(sources, status, [item.key for item in done], pixels),
         layers=sources.layers,
         seconds=seconds or None,

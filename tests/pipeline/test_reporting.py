@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -203,6 +204,44 @@ def test_failed_and_left_images_are_shown_as_such(settings: LabelSettings, make_
     assert column(made, "ignore")["late"] is None
     assert column(made, "thumb")["b/broken"] is None
     assert thumbs(made)[column(made, "thumb")["late"]].keys() == {"w", "h", "image"}
+
+
+def test_images_whose_labels_were_corrected_are_marked(settings: LabelSettings, tmp_path: Path) -> None:
+    """Those of which a reviewed label is given; one that is of another image marks nothing."""
+    label(settings)
+    for key in ("b/2", "elsewhere"):
+        place = tmp_path / f"reviewed/{key}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros(SIZE, np.uint8)).save(place)
+    made = report(settings.out, reviewed=tmp_path / "reviewed")
+    assert column(made, "reviewed") == {key: int(key == "b/2") for key in KEYS}
+    assert made.summary.counts.reviewed == 1
+
+
+def test_labels_of_a_data_set_with_its_own_names_find_their_images(settings: LabelSettings, tmp_path: Path) -> None:
+    """Cityscapes' suffixes of images and labels do not keep them from each other."""
+    for key in ("aachen/1", "aachen/2"):
+        for folder, suffix in (("images", "_leftImg8bit"), ("truth", "_gtFine_labelTrainIds")):
+            place = tmp_path / f"city/{folder}/{key}{suffix}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(tmp_path / folder / "b/2.png", place)
+    city = {"images": tmp_path / "city/images", "layout": "cityscapes"}
+    label(settings.model_copy(update=city))
+    made = report(settings.out, truth=tmp_path / "city/truth", layout="cityscapes")
+    assert set(column(made, "error")) == {"aachen/1_leftImg8bit", "aachen/2_leftImg8bit"}
+    assert None not in column(made, "error").values()
+    assert {"image", "auto", "truth"} <= thumbs(made)[0].keys()
+
+
+def test_a_run_of_failures_has_a_page(settings: LabelSettings) -> None:
+    """It says why, and has no picture to show."""
+    for path in settings.images.rglob("*.png"):
+        path.write_bytes(b"no image")
+    label(settings)
+    made = report(settings.out, coarse=settings.images.parent / "coarse")
+    assert (made.summary.counts.done, made.summary.counts.failed, len(made.summary.failures)) == (0, 4, 4)
+    assert [row.pixels_auto for row in made.summary.classes] == [0, 0, 0]
+    assert (made.summary.labelled, made.summary.coverage_map, made.summary.plots) == (None, (), ())
 
 
 def test_hostile_names_reach_the_page_as_text(settings: LabelSettings, schema: ClassSchema) -> None:
