@@ -27,10 +27,11 @@ function shorten(name, room) {
   return name.length > letters ? `${name.slice(0, letters - 1)}…` : name;
 }
 
+const hasBefore = summary.classes.some((row) => row.pixels_coarse != null);
 const SERIES = [
-  { id: "coarse", label: "coarse (before)", value: (row) => row.pixels_coarse },
-  { id: "auto", label: "auto (after)", value: (row) => row.pixels_auto },
-  { id: "merged", label: "merged (after)", value: (row) => row.pixels_merged },
+  { id: "coarse", label: "coarse, before", value: (row) => row.pixels_coarse },
+  { id: "auto", label: hasBefore ? "auto, after" : "auto", value: (row) => row.pixels_auto },
+  { id: "merged", label: hasBefore ? "merged, after" : "merged", value: (row) => row.pixels_merged },
 ];
 
 const seriesKnown = () => SERIES.filter(({ value }) => summary.classes.some((row) => value(row) != null));
@@ -55,7 +56,8 @@ function gainOf(row) {
   if (row.pixels_coarse == null || after == null || (!row.pixels_coarse && !after)) return "";
   if (!row.pixels_coarse) return "new";
   const gain = after / row.pixels_coarse;
-  return `×${gain >= 100 ? Math.round(gain) : gain >= 10 ? gain.toFixed(1) : gain.toFixed(2)}`;
+  if (gain < 0.01) return "< ×0.01";
+  return `×${gain >= 100 ? count(Math.round(gain)) : gain >= 10 ? gain.toFixed(1) : gain.toFixed(2)}`;
 }
 
 /* Pixels of each class before and after, most first, on a logarithmic scale. */
@@ -91,13 +93,13 @@ function longTail() {
       const y = top + i * step + step / 2;
       const values = series.map(({ id, value }) => [id, value(row)]).filter(([, value]) => value != null);
       const places = values.map(([, value]) => x(value));
-      const from = series.some(({ id }) => id === "coarse") ? Math.min(...places) : base;
+      const from = hasBefore ? Math.min(...places) : base;
       const group = svg("g", {}, svg("rect", { x: 0, y: y - step / 2, width, height: step, class: "row" }));
-      const color = svg("rect", { x: 0, y: y - 5, width: 10, height: 10, rx: 2, class: "swatch" });
+      const color = svg("rect", { x: 0, y: y - 7, rx: 3, class: "swatch" });
       colored(color, summary.classes.indexOf(row));
       group.append(
         color,
-        text(18, y + 4, shorten(row.name, left - 24), "label"),
+        text(22, y + 4, shorten(row.name, left - 28), "label"),
         line(from, y, Math.max(...places), y, "between"),
       );
       values.forEach(([id, value], k) =>

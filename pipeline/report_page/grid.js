@@ -224,7 +224,8 @@ function newList() {
   for (const position of [...grid.cards.keys()]) dropCard(position);
   grid.current = 0;
   byId("nothing").hidden = query.matches.length > 0;
-  const top = byId("gallery").getBoundingClientRect().top + scrollY;
+  const bars = byId("results-bar").offsetHeight + document.querySelector(".bar").offsetHeight + GAP;
+  const top = Math.max(0, byId("grid").getBoundingClientRect().top + scrollY - bars);
   if (place.tab === "gallery" && scrollY > top) scrollTo(0, top);
   layOut();
 }

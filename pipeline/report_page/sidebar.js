@@ -71,6 +71,8 @@ function stateField() {
   );
 }
 
+const MANY_CLASSES = 20;
+
 /* The legend: a box to see only images with the class, a name to see only the class in the images. */
 function legend() {
   const rows = summary.classes.map((row, index) => {
@@ -103,11 +105,17 @@ function legend() {
       name.setAttribute("aria-pressed", String(look.highlight === index));
     });
   };
+  const search = h("input", { type: "search", placeholder: "part of a class", "aria-label": "Search a class" });
+  search.addEventListener("input", () => {
+    const part = search.value.trim().toLowerCase();
+    rows.forEach(({ element }, index) => (element.hidden = !nameOf(index).toLowerCase().includes(part)));
+  });
   const element = h(
     "fieldset",
     { class: "legend" },
     h("legend", {}, "Classes"),
     h("p", { class: "hint" }, "Tick: only images that have it. Name: show only it."),
+    rows.length > MANY_CLASSES && search,
     h(
       "ul",
       {},
@@ -246,10 +254,11 @@ function startSidebar() {
     ranges.map((range) => range.element),
     classes.element,
   );
+  const folded = h("span", { class: "number" });
   const details = h(
     "details",
     { id: "filters-fold", open: !phone.matches },
-    h("summary", {}, "Filters and classes"),
+    h("summary", {}, "Filters and classes", folded),
     body,
   );
   phone.addEventListener("change", () => (details.open = !phone.matches));
@@ -258,6 +267,7 @@ function startSidebar() {
   when("query", () => {
     const text = byId("filter-text");
     if (text !== document.activeElement) text.value = query.text;
+    folded.textContent = ` ${count(query.matches.length)} of ${count(items.count)}`;
     byId("sort").value = query.sort;
     byId("folder").value = query.folder ?? "";
     if (byId("state")) byId("state").value = query.state ?? "";

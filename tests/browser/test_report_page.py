@@ -121,6 +121,10 @@ def test_only_cards_that_are_seen_exist(report: Page) -> None:
         "return [...document.querySelectorAll('.cell')].some((c) => c.ariaPosInSet === String(arguments[0]))", ITEMS
     )
     assert 0 < report.run(cards) < 50
+    report.one("#has-2").click()
+    report.frame()
+    under_the_bar = "return document.querySelector('.card').getBoundingClientRect().top >= arguments[0]"
+    assert report.run(under_the_bar, report.one("#results-bar").rect["y"] - report.run("return scrollY"))
 
 
 def test_address_brings_a_view_back(report: Page) -> None:
@@ -157,6 +161,7 @@ def test_split_is_moved_by_pointer_and_keys(report: Page) -> None:
     report.drag("#split", 400)
     assert int(report.one("#split").get_attribute("aria-valuenow")) > 75
     assert report.pixel("#stage-canvas", *at_border) == sky
+    report.run("document.querySelector('#split').focus()")
     report.press(Keys.HOME)
     assert report.one("#split").get_attribute("aria-valuenow") == "0"
     assert report.pixel("#stage-canvas", *at_border) == road
@@ -182,7 +187,7 @@ def test_keyboard_alone_is_enough(report: Page) -> None:
     report.press(Keys.ENTER)
     report.until(STAGE_DRAWN)
     title = report.one("#viewer-title").text
-    report.press("n")
+    report.press(Keys.ARROW_RIGHT)
     report.until("return document.querySelector('#viewer-title').textContent !== arguments[0]", title)
     assert report.one("#viewer .at").text == f"{3 + columns} of {ITEMS}"
     report.press("2")
