@@ -35,6 +35,7 @@ def demo(*, out: Path, seed: int, as_json: bool) -> None:
     assert result is not None, "the last progress has the result"
     _print_table(result, console)
     console.say(f"\nin {out}: labels.png (image | coarse | auto | truth), summary.json, auto/labels, comparison/")
+    console.say(f"open {out / 'report' / 'index.html'}: all of the labels, beside images, coarse labels and truth")
     console.finish(result.to_dict() | {"out": str(out)})
 
 

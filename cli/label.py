@@ -9,7 +9,7 @@ import click
 from cli.console import Console, Progress, human_bytes
 from cli.exit_codes import ExitCode
 from cli.folders import FOLDER_OR_URL, OUT_OR_URL
-from cli.label_options import labelling_options
+from cli.label_options import labelling_options, refuse_two_thresholds
 from cli.options import (
     FILE,
     ByteSize,
@@ -70,6 +70,7 @@ def label(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validated
     from pipeline.settings import LabelSettings
     from storage.errors import BudgetError, DiskFullError
 
+    refuse_two_thresholds(click.get_current_context())
     console = Console(as_json=as_json)
     if options["palette"]:
         console.warn(

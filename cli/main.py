@@ -72,6 +72,7 @@ def main() -> None:
 
 def _register() -> None:
     from cli.budget import budget
+    from cli.calibrate import calibrate
     from cli.compare import compare
     from cli.demo import demo
     from cli.doctor import doctor
@@ -99,6 +100,7 @@ def _register() -> None:
         verify,
         inspect_label,
         report,
+        calibrate,
         merge,
         train,
         evaluate,

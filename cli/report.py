@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 @click.option("--truth", type=FOLDER, help="Ground truth of some of the images: shows errors, and precision.")
 @click.option("--coarse", type=FOLDER, help="Humans' coarse labels: shows the pixels before, and disagreement.")
 @click.option("--merged", type=FOLDER, help="What `merge` made of RUN and the coarse labels.")
+@click.option(
+    "--reviewed", type=FOLDER, help="Labels that people have corrected, a RUN or a folder: marks their images."
+)
 @click.option("--images", type=FOLDER, help="The images.  [default: where RUN's settings say]")
 @layout_option
 @ids_option

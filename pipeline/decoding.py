@@ -4,14 +4,14 @@ A failure to read is a result like any other; what becomes of it is decided by w
 """
 
 import hashlib
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.threads import map_ahead
 from storage.errors import AutocoarseError, WorkspaceError
 from storage.image_reader import decode_image, read_content
 from storage.layouts import Item
@@ -47,13 +47,7 @@ def _decode(item: Item) -> Decoded:
 
 def read_ahead(items: Iterable[Item], pool: ThreadPoolExecutor, depth: int) -> Iterator[Decoded]:
     """Decode items in order, at most `depth` ahead of the consumer."""
-    pending: deque[Future[Decoded]] = deque()
-    for item in items:
-        pending.append(pool.submit(_decode, item))
-        if len(pending) >= depth:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
+    return map_ahead(_decode, items, pool, depth)
 
 
 def group_by_size(decoded: Iterable[Decoded], limit: int) -> Iterator[list[Decoded]]:

@@ -18,6 +18,8 @@ from pipeline.claim import claimed_folder
 from pipeline.comparison import CompareSettings, compare
 from pipeline.evaluation import evaluate_labels
 from pipeline.pictures import contact_sheet
+from pipeline.report_settings import ReportSettings
+from pipeline.reporting import make_report
 from pipeline.scenes import SCHEMA, write_scene_set
 from pipeline.scores import Scores
 from pipeline.settings import Settings
@@ -80,7 +82,7 @@ class DemoSettings(Settings):
             **self._data(),
             out=self.out,
             teacher={**self._recipe(), "steps": self.teacher_steps},
-            label={"scales": self.scales, "threshold": self.threshold},
+            label={"scales": self.scales, "threshold": self.threshold, "keep": "confidence"},
             evaluate={"scales": self.scales},
         )
 
@@ -94,6 +96,15 @@ class DemoSettings(Settings):
             steps=self.student_steps,
             scales=self.scales,
             out=self.out / "comparison",
+        )
+
+    def report(self) -> ReportSettings:
+        """The settings of the report of the teacher's labels."""
+        return ReportSettings.checked(
+            run=self.stages().folder("label"),
+            truth=self.fine("train_extra"),
+            coarse=self.coarse,
+            out=self.out / "report",
         )
 
     def _data(self) -> dict[str, Any]:
@@ -143,10 +154,10 @@ class DemoProgress:
 
 
 def run_demo(settings: DemoSettings) -> Iterator[DemoProgress]:
-    """Generate scenes, train a teacher, label, check the bytes, train three students, evaluate.
+    """Generate scenes, train a teacher, label, check the bytes, train three students, evaluate, report.
 
     Writes below `settings.out`: settings.toml, scenes/, teacher/, auto/ (a run of `label`), comparison/ (what `compare`
-    makes), summary.json, labels.png. A run that was stopped goes on where it was.
+    makes), report/ (of the labels), summary.json, labels.png. A run that was stopped goes on where it was.
 
     Args:
         settings: sizes and lengths.
@@ -164,6 +175,8 @@ def run_demo(settings: DemoSettings) -> Iterator[DemoProgress]:
         students: dict[str, Scores] = {}
         for step in _work(settings, students):
             yield DemoProgress(step)
+        for made in make_report(settings.report()):
+            yield DemoProgress(RunProgress("report", made.done, made.total))
         result = _summarise(settings, students, time.monotonic() - started)
         _write_pictures(settings)
         write_atomically(settings.out / "summary.json", (json.dumps(result.to_dict(), indent=1) + "\n").encode())

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Self
 
+from pipeline.calibrated import keep_calibration, with_thresholds
+from pipeline.calibration_file import read_calibration
 from pipeline.cores import plan_here
 from pipeline.forecast import Forecast
 from pipeline.kept_confidence import StoreWriter, find_store, release_slots
@@ -84,7 +86,8 @@ class LabelRun:
         ForeignSettingsError: the workspace holds labels made with other settings; the message shows the difference.
         BudgetError: the budget leaves no room for a label.
         WorkspaceError: the workspace cannot be written, or another process has it.
-        MissingFileError, SettingsError, SchemaError, CheckpointError: the teacher cannot be made as asked.
+        MissingFileError, SettingsError, SchemaError, CheckpointError: the teacher cannot be made as asked, or the
+            calibration is none of its labels.
     """
 
     plan: Plan
@@ -94,6 +97,7 @@ class LabelRun:
 
     def __init__(self, settings: LabelSettings) -> None:
         self.settings = settings
+        """What is done; the thresholds of a calibration are in the place of its file."""
         self._account = ByteAccount(settings.budget)
         self._shown = 0.0
         self.workspace = Workspace(settings.out, self._account)
@@ -101,6 +105,7 @@ class LabelRun:
             self._account.open(LEDGER_BYTES, self.workspace.ledger)  # a hopeless budget leaves nothing behind
         # the cheap checks come first: a wrong path should not cost the loading of a network
         find_images(settings.images, settings.layout)
+        self._calibration = None if settings.thresholds is None else read_calibration(settings.thresholds)
         schema = None if settings.classes is None else load_schema(settings.classes)
         with ExitStack() as stack:
             self.ledger = stack.enter_context(opened_run(self.workspace))
@@ -114,6 +119,9 @@ class LabelRun:
                 precision=settings.precision,
                 compiled=settings.compiled and not settings.is_distributed,
             )
+            if self._calibration is not None:
+                decisive = decisive_settings(settings, self.teacher)
+                settings = self.settings = with_thresholds(settings, self._calibration, decisive)
             self._thresholds = thresholds_by_class(settings.threshold, settings.class_thresholds, self.teacher.schema)
             self.decisive = decisive_settings(settings, self.teacher)
             self.digest = settings_digest(self.decisive)
@@ -136,6 +144,7 @@ class LabelRun:
         used = measure_bytes(settings.out).total_bytes
         self._account.open(used, workspace.ledger, to_write=self.plan.left_count > 0)
         claim(workspace, ledger, ledger.settings, self.decisive, settings, "label", schema)
+        keep_calibration(workspace, settings, self._calibration)
         ledger.forget_failures(self.plan)
         self._keeper = None if store is None else StoreWriter.open(workspace, store, ledger, self._keys)
         if store is None:

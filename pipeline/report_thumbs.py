@@ -7,6 +7,7 @@ are ignored around objects. Where thumbnails are written is in `reporting`.
 
 import io
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +16,6 @@ from PIL import Image
 
 from pipeline.report_form import Layer, Thumb, embedded, packed
 from pipeline.report_sources import ReportItem, Sources
-from pipeline.threads import work_in_order
 from storage.errors import ImageError, LabelError
 from storage.image_reader import read_reduced, reduced_size
 from storage.label_png import read_label_png
@@ -138,14 +138,14 @@ class ThumbPlan:
         return notes
 
 
-def plan_thumbs(sources: Sources, asked: int, limit: int, workers: int) -> ThumbPlan:
+def plan_thumbs(sources: Sources, asked: int, limit: int, pool: ThreadPoolExecutor) -> ThumbPlan:
     """Find the form in which the thumbnails of all items fit; or the smallest, and how many of these do.
 
     Args:
         sources: whose items are shown.
         asked: pixels of the longer side, at most.
         limit: bytes that all thumbnails may take together.
-        workers: threads.
+        pool: threads that make the sample.
     """
     visible = [item for item in sources.items if item.image is not None or item.labels]
     places = np.linspace(0, len(visible) - 1, min(_SAMPLE, len(visible))).round().astype(int).tolist()
@@ -153,7 +153,7 @@ def plan_thumbs(sources: Sources, asked: int, limit: int, workers: int) -> Thumb
     maker, fitting = Thumbnailer(sources, asked, _LADDER[0][1]), len(visible)
     for ratio, quality in _LADDER if sample else ():
         maker = Thumbnailer(sources, max(1, round(asked * ratio)), quality)
-        sizes = [thumb.size for thumb, _ in work_in_order(sample, maker.make, workers) if thumb is not None]
+        sizes = [thumb.size for thumb, _ in pool.map(maker.make, sample) if thumb is not None]
         each = _MARGIN * max(1, sum(sizes)) / len(sample)
         fitting = min(len(visible), int(limit / each))
         if fitting == len(visible):

@@ -7,6 +7,7 @@ measured is in `report_measure`, what the page is in `report_rendering`.
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from pipeline.report_sources import ReportItem, Sources, find_sources
 from pipeline.report_summary import class_rows, summarise
 from pipeline.report_sums import ReportSums
 from pipeline.report_thumbs import ThumbPlan, choose_items, plan_thumbs
-from pipeline.threads import work_in_order
+from pipeline.threads import map_ahead
 from storage.atomic_file import as_ours
 from storage.errors import SettingsError
 from storage.paths import lies_in
@@ -81,8 +82,9 @@ def make_report(settings: ReportSettings) -> Iterator[ReportProgress]:
     """
     sources = find_sources(settings)
     _refuse_places(settings, sources)
-    with new_report(settings.folder) as folder:
-        maker = _Maker(settings, sources, folder, settings.workers or usable_cores())
+    workers = settings.workers or usable_cores()
+    with new_report(settings.folder) as folder, ThreadPoolExecutor(workers, "report") as pool:
+        maker = _Maker(settings, sources, folder, pool, 2 * workers)
         yield from maker.measure()
         yield from maker.show()
         report = maker.finish()
@@ -109,7 +111,9 @@ class _Maker:
     settings: ReportSettings
     sources: Sources
     folder: Path
-    workers: int
+    pool: ThreadPoolExecutor
+    ahead: int
+    """Items that are worked on at a time, or wait to be taken up."""
     sums: ReportSums = field(init=False)
     findings: Findings = field(init=False)
     table: ItemTable = field(init=False)
@@ -133,7 +137,7 @@ class _Maker:
         """Read all labels once."""
         items = self.sources.items
         measurer = Measurer(self.sources, map_size(items))
-        results = work_in_order(items, measurer.measure, self.workers)
+        results = map_ahead(measurer.measure, items, self.pool, self.ahead)
         for number, (item, measured) in enumerate(zip(items, results, strict=True), 1):
             self.sums.add(measured)
             self.table.add(item, measured)
@@ -143,7 +147,7 @@ class _Maker:
     def show(self) -> Iterator[ReportProgress]:
         """Make the thumbnails, the worst item's first, until their bytes are used up."""
         limit = self.settings.thumb_bytes
-        plan = plan_thumbs(self.sources, self.settings.thumb_size, limit, self.workers)
+        plan = plan_thumbs(self.sources, self.settings.thumb_size, limit, self.pool)
         visible = [place for place, item in enumerate(self.sources.items) if item.image is not None or item.labels]
         badness = self.table.badness
         chosen = [visible[place] for place in choose_items([badness[place] for place in visible], plan.fitting)]
@@ -170,7 +174,9 @@ class _Maker:
         """Thumbnails with the places of their items, as many as are in a file."""
         chunk: list[tuple[int, Thumb]] = []
         items: Iterable[ReportItem] = (self.sources.items[place] for place in chosen)
-        for place, (thumb, problems) in zip(chosen, work_in_order(items, plan.maker.make, self.workers), strict=True):
+        for place, (thumb, problems) in zip(
+            chosen, map_ahead(plan.maker.make, items, self.pool, self.ahead), strict=True
+        ):
             self.problems.update(problem for problem in problems if problem not in self.problems)
             if thumb is None:
                 self.empty += 1

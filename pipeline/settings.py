@@ -165,6 +165,8 @@ class LabelSettings(LabellingRecipe):
     classes: str | None = None
     """A class schema's name or file; the teacher's own where it has one."""
     layout: Layout = "folder"
+    thresholds: Path | None = None
+    """A calibration, which has a threshold for each class: `threshold` is then of none."""
     ids: Ids = "class"
     """Values of the label PNGs, which they decide too: class indices, or the schema's source ids."""
     device: str = "auto"
@@ -187,6 +189,14 @@ class LabelSettings(LabellingRecipe):
     def _nothing_kept_far_away(self) -> Self:
         if is_remote(self.out) and self.keep != "none":
             raise SettingsError(f"keep {self.keep} needs an out on this machine's disks, {path_text(self.out)} is none")
+        return self
+
+    @model_validator(mode="after")
+    def _thresholds_from_one_place(self) -> Self:
+        if self.thresholds is not None and self.class_thresholds:
+            raise SettingsError(
+                f"got both thresholds, the calibration {self.thresholds}, and class_thresholds: leave one of them out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -239,7 +239,7 @@ def _rate(sums: Tally, windows: list[int], now: int) -> float:
 def _measure(workspace: Workspace) -> tuple[int, int, int]:
     """Bytes of all files but the labels, and of these the ones of kept confidence and of the ledger."""
     if workspace.is_remote:  # nothing is kept there, and listing what else there is would list the labels
-        files = (workspace.settings, workspace.classes, workspace.failures)
+        files = (workspace.settings, workspace.classes, workspace.failures, workspace.calibration, workspace.audit)
         rows = readable_ledger(workspace).stat().st_size
         return rows + sum(found.size for path in files if (found := find_file(path)) is not None), 0, rows
     absolute = Workspace(workspace.root.absolute())  # as the paths are below

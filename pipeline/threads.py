@@ -1,4 +1,4 @@
-"""Work of many small items in threads, few of them at a time, taken up by the thread that asked for it.
+"""Work of many small items in threads: ahead of who needs it, or recorded in groups by the thread that asked for it.
 
 What an item's work is, and where it is recorded, is the caller's.
 """
@@ -63,22 +63,21 @@ def work_and_record(
             record(take() + [future.result() for future in left if future.exception() is None])
 
 
-def work_in_order(items: Iterable[Item], work: Callable[[Item], Result], workers: int) -> Iterator[Result]:
-    """Work on items in threads and give the results in order; no more than two a thread wait to be taken.
+def map_ahead(
+    work: Callable[[Item], Result], items: Iterable[Item], pool: ThreadPoolExecutor, depth: int
+) -> Iterator[Result]:
+    """Work on items in threads and give the results in order, at most `depth` items ahead of the consumer.
 
     Args:
-        items: taken as they are needed, a few ahead.
-        work: done in a thread; what it raises ends the work.
-        workers: number of threads.
+        work: done in a thread; what it raises is raised here, in its turn.
+        items: taken as they are needed.
+        pool: the threads.
+        depth: results that wait, or are being made, at a time; at least 1.
     """
-    working: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(workers, "work") as pool:
-        try:
-            for item in items:
-                working.append(pool.submit(work, item))
-                if len(working) >= 2 * workers:
-                    yield working.popleft().result()
-            while working:
-                yield working.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    pending: deque[Future[Result]] = deque()
+    for item in items:
+        pending.append(pool.submit(work, item))
+        if len(pending) >= depth:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()

@@ -47,6 +47,9 @@ def test_the_demo_reports_what_its_files_hold_and_goes_on_where_it_was(tmp_path:
         len({json.dumps({name: recipe[name] for name in ("crop", "seed", "learning_rate")}) for recipe in recipes}) == 1
     )
     assert json.loads((tmp_path / "summary.json").read_text())["auto"]["precision"] == result.auto.precision
+    reported = json.loads((tmp_path / "report/report.json").read_text())
+    assert reported["precision"] == pytest.approx(result.auto.precision, abs=1e-4)
+    assert (tmp_path / "report/index.html").is_file()
     with Image.open(tmp_path / "labels.png") as picture:
         assert picture.width > 4 * 64
 

@@ -12,7 +12,6 @@ from PIL import Image
 
 from pipeline.report_server import Server, serve
 from pipeline.report_thumbs import choose_items
-from pipeline.threads import work_in_order
 from storage.errors import ImageError, WorkspaceError
 from storage.image_reader import read_reduced, reduced_size
 
@@ -33,23 +32,6 @@ def test_where_not_all_fit_half_are_the_worst_and_half_are_spread() -> None:
     assert (gaps.min(), gaps.max()) == (19, 19)
     assert list(choose_items(badness, 0)) == []
     assert list(choose_items(badness, 1)) == [999]
-
-
-def test_results_come_in_order_and_no_more_than_needed_is_started() -> None:
-    """Of a thousand items few are in memory at a time, and what is raised ends the work."""
-    taken = []
-
-    def items() -> Iterator[int]:
-        for number in range(1000):
-            taken.append(number)
-            yield number
-
-    results = work_in_order(items(), lambda number: number * 2, 3)
-    assert [next(results) for _ in range(10)] == list(range(0, 20, 2))
-    assert len(taken) <= 16
-    results.close()
-    with pytest.raises(ZeroDivisionError):
-        list(work_in_order([1, 0], lambda number: 1 // number, 2))
 
 
 @pytest.mark.parametrize(("name", "size"), [("a.jpg", (900, 1600)), ("a.png", (90, 160)), ("small.png", (20, 30))])
