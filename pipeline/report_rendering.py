@@ -32,6 +32,7 @@ SCRIPTS = (
     "sidebar.js",
     "results.js",
     "grid.js",
+    "worst.js",
     "viewer.js",
     "main.js",
 )

@@ -75,7 +75,7 @@ function longTail() {
     (row) => `${row.name}: ${series.map(({ label, value }) => `${count(value(row))} ${label}`).join(", ")}`,
   );
   return chart(`Pixels per class, logarithmic. ${words.join("; ")}`, (width) => {
-    const [left, right, top, step] = [clamp(width * 0.2, 92, 190), 58, 26, 24];
+    const [left, right, top, step] = [clamp(width * 0.2, 106, 190), 58, 26, 24];
     const base = left + 14; // room for "none" left of the axis
     const x = (pixels) =>
       pixels > 0 ? base + ((Math.log10(pixels) - low) / (high - low)) * (width - base - right) : left + 4;
@@ -305,8 +305,7 @@ function coverageMap() {
     if (share != null) picture.data.set([...cividis((share - floor) / (most - floor || 1)), 255], 4 * i);
   });
   canvas.getContext("2d").putImageData(picture, 0, 0);
-  const rest = `${percent(least)} to ${percent(most)}`;
-  const readout = h("output", { class: "readout" }, rest);
+  const readout = h("output", { class: "readout" });
   canvas.addEventListener("pointermove", (event) => {
     const column = clamp(Math.floor((event.offsetX / canvas.clientWidth) * wide), 0, wide - 1);
     const row = clamp(Math.floor((event.offsetY / canvas.clientHeight) * high), 0, high - 1);
@@ -314,7 +313,7 @@ function coverageMap() {
     readout.textContent =
       share == null ? "no image reaches there" : `${percent(share)} of the images have a label here`;
   });
-  canvas.addEventListener("pointerleave", () => (readout.textContent = rest));
+  canvas.addEventListener("pointerleave", () => (readout.textContent = ""));
   const scale = h("canvas", { width: 128, height: 1, class: "heat-scale", "aria-hidden": "true" });
   const ramp = new ImageData(128, 1);
   for (let i = 0; i < 128; i += 1) ramp.data.set([...cividis(i / 127), 255], 4 * i);

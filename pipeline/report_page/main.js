@@ -166,7 +166,7 @@ async function start() {
   startResults();
   startGrid();
   startViewer();
-  overviewHasItems();
+  startWorst();
   followAddress();
   addEventListener("popstate", followAddress);
   document.documentElement.dataset.ready = "yes";

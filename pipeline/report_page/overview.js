@@ -270,37 +270,17 @@ function failures() {
   );
 }
 
+/* What was made with what: in short, and in full where that is asked for. */
 function provenance() {
   const rows = summary.made.flatMap(([label, value]) => [h("dt", {}, label), h("dd", {}, value)]);
+  const short = summary.made.filter(([, value]) => value.length < 40).map(([label, value]) => `${label} ${value}`);
   const plots = summary.plots.map(({ path, label }) => h("li", {}, h("a", { href: path }, label)));
-  return panel(
-    "Made with",
-    null,
+  return h(
+    "details",
+    { class: "panel provenance" },
+    h("summary", {}, h("strong", {}, "Made with"), h("span", { class: "short" }, short.join(" · "))),
     h("dl", { class: "made" }, rows),
     plots.length ? [h("h3", {}, "Plots to download"), h("ul", { class: "plots" }, plots)] : [],
-  );
-}
-
-const worstBox = h("div", { class: "worst" });
-
-function overviewHasItems() {
-  const sort = defaultSort();
-  const words = {
-    error: "Most errors",
-    disagreement: "Most disagreement",
-    ignore: "Most ignored",
-    confidence: "Least confident",
-  }[sort];
-  const button = (label, filters) => {
-    const made = h("button", { type: "button" }, label);
-    made.addEventListener("click", () => openGallery(filters));
-    return made;
-  };
-  worstBox.replaceChildren(
-    button(`All ${count(items.count)} images →`, {}),
-    words ? button(`${words}: worst 100 →`, { worst: 100 }) : "",
-    summary.counts.failed ? button("Failed →", { state: "f" }) : "",
-    summary.counts.reviewed ? button("Reviewed →", { state: "r" }) : "",
   );
 }
 
@@ -308,11 +288,13 @@ function buildOverview() {
   const source = summary.precision_source;
   const notes = summary.notes.map((note) => h("li", {}, note));
   byId("overview").append(
+    provenance(),
     tiles(),
-    worstBox,
     notes.length
       ? h("section", { class: "panel notes" }, h("h2", {}, "To know before judging"), h("ul", {}, notes))
       : "",
+    failures() ?? "",
+    worst.element,
     panel(
       hasBefore ? "Pixels per class, before and after" : "Pixels per class",
       "Rare classes count: the scale is logarithmic.",
@@ -322,7 +304,5 @@ function buildOverview() {
     panel("Classes", source || null, classTableOf()),
     curves() ?? "",
     quality(),
-    failures() ?? "",
-    provenance(),
   );
 }

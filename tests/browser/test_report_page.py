@@ -203,6 +203,25 @@ def test_keyboard_alone_is_enough(report: Page) -> None:
     assert report.one("#overview").is_displayed()
 
 
+def test_overview_leads_into_the_gallery(report: Page) -> None:
+    """From a class to the images with it, from a failure to its item, and from the worst images to each, large."""
+    report.open()
+    report.one("table.classes tbody tr:nth-child(3) .class-name").click()
+    assert report.one("#gallery").is_displayed()
+    assert report.found() == len([n for n in range(ITEMS) if n % 3 == 0])
+    report.press("v")
+    report.run("document.querySelector('#overview th .link').click()")
+    report.until("return document.querySelector('#viewer').open")
+    assert report.one("#viewer-title").text == f"b/image {FAILED:03}"
+    assert "cannot decode <img" in report.one("#viewer .facts").text
+    report.press(Keys.ESCAPE, "v")
+    report.until("return document.querySelectorAll('.worst-card canvas').length === 6")
+    report.run("document.querySelectorAll('.worst-card')[1].click()")
+    report.until(STAGE_DRAWN)
+    assert report.one("#viewer-title").text == make_columns().key[ITEMS - 2]
+    assert report.one("#viewer .at").text == f"2 of {ITEMS}"
+
+
 def test_back_closes_the_large_view(report: Page) -> None:
     """The browser's way back leads from a large image to the list, and from there to the overview."""
     report.open()
