@@ -22,14 +22,25 @@ function worstCard(item, sort) {
   const words = [h("span", { class: "key" }, shortName(key)), h("span", { class: "metrics" }, metricsLine(item, sort))];
   const element = h("button", { type: "button", class: "worst-card", title: key }, canvas, words);
   element.addEventListener("click", () => openItem(key));
-  const card = { element, canvas, thumb: null };
-  loadThumb(item, summary.layers).then((thumb) => {
-    if (!thumb) return canvas.remove();
-    card.thumb = thumb;
-    [canvas.width, canvas.height] = [thumb.width, thumb.height];
-    draw(canvas, thumb, 0.5);
+  return { item, element, canvas, thumb: null };
+}
+
+async function loadWorst(card) {
+  const thumb = await loadThumb(card.item, summary.layers);
+  if (!thumb) return card.canvas.remove();
+  card.thumb = thumb;
+  [card.canvas.width, card.canvas.height] = [thumb.width, thumb.height];
+  draw(card.canvas, thumb, 0.5);
+}
+
+/* Their pictures are not read for who opens the gallery at once. */
+function loadWhenSeen() {
+  const seen = new IntersectionObserver((entries) => {
+    if (!entries.some(({ isIntersecting }) => isIntersecting)) return;
+    seen.disconnect();
+    worst.cards.forEach(loadWorst);
   });
-  return card;
+  seen.observe(worst.element);
 }
 
 function startWorst() {
@@ -59,5 +70,6 @@ function startWorst() {
     ),
   );
   worst.element.hidden = false;
+  loadWhenSeen();
   when("look", drawWorst);
 }
