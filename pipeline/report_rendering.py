@@ -30,6 +30,7 @@ SCRIPTS = (
     "filters.js",
     "ranges.js",
     "sidebar.js",
+    "results.js",
     "grid.js",
     "viewer.js",
     "main.js",

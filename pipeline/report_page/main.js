@@ -163,6 +163,7 @@ async function start() {
     return;
   }
   startSidebar();
+  startResults();
   startGrid();
   startViewer();
   overviewHasItems();
