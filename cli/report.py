@@ -52,6 +52,8 @@ def report(*, serve: bool, port: int, as_json: bool, **options: Any) -> None:  #
     The folder works offline and without a server: open its index.html. What there is no data for is left out, and
     the page says what would bring it. A report of the same folder is replaced once the new one is whole.
     """
+    if port and not serve:
+        raise click.UsageError("--port is where --serve listens; give both")
     from pipeline.report_server import serve as listen
     from pipeline.report_settings import ReportSettings
     from pipeline.reporting import make_report
