@@ -105,9 +105,9 @@ def make_thumb(number: int, rng: np.random.Generator) -> Thumb:
 
 def make_columns(count: int, rng: np.random.Generator) -> ItemColumns:
     """Items in 40 folders; the worst have their thumbnails first, as in a report of a run."""
-    shares = rng.beta(1.5, 9, (4, count))
+    shares = rng.beta(1.5, 9, (3, count))
     shares[0] = -np.sort(-shares[0])
-    disagreement, ignore, error, unsure = (tuple(row.tolist()) for row in shares)
+    disagreement, ignore, unsure = (tuple(row.tolist()) for row in shares)
     present = rng.random((count, CLASSES)) < np.linspace(0.95, 0.05, CLASSES)
     return ItemColumns(
         key=tuple(f"town_{n % 40:02}/town_{n % 40:02}_{n:06}_000019_leftImg8bit" for n in range(count)),
@@ -172,9 +172,8 @@ def main() -> None:
         folder = Path(temporary)
         write_report(folder, arguments.items)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        print(
-            f"{arguments.items} items, {size / 1e6:.0f} MB, of them the table {(folder / ITEMS_PATH).stat().st_size / 1e6:.1f} MB"
-        )
+        table = (folder / ITEMS_PATH).stat().st_size
+        print(f"{arguments.items} items, {size / 1e6:.0f} MB, of them the table {table / 1e6:.1f} MB")
         times = measure(folder / "index.html", arguments.repeats)
     print("| what | shown, ms | all pictures, ms | aim, ms |\n|---|---|---|---|")
     for what, rows in times.items():

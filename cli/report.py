@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 @click.option("--truth", type=FOLDER, help="Ground truth of some of the images: shows errors, and precision.")
 @click.option("--coarse", type=FOLDER, help="Humans' coarse labels: shows the pixels before, and disagreement.")
 @click.option("--merged", type=FOLDER, help="What `merge` made of RUN and the coarse labels.")
+@click.option(
+    "--reviewed", type=FOLDER, help="Labels that people have corrected, a RUN or a folder: marks their images."
+)
 @click.option("--images", type=FOLDER, help="The images.  [default: where RUN's settings say]")
 @layout_option
 @ids_option
@@ -49,6 +52,8 @@ def report(*, serve: bool, port: int, as_json: bool, **options: Any) -> None:  #
     The folder works offline and without a server: open its index.html. What there is no data for is left out, and
     the page says what would bring it. A report of the same folder is replaced once the new one is whole.
     """
+    if port and not serve:
+        raise click.UsageError("--port is where --serve listens; give both")
     from pipeline.report_server import serve as listen
     from pipeline.report_settings import ReportSettings
     from pipeline.reporting import make_report

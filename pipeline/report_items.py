@@ -65,7 +65,7 @@ class ItemTable:
             width=tuple(0 if entry is None else entry.width for entry in entries),
             height=tuple(0 if entry is None else entry.height for entry in entries),
             state=tuple(_state(item) for item in self.items),
-            reviewed=(False,) * len(self.items),
+            reviewed=tuple(item.reviewed for item in self.items),
             ignore=tuple(self.ignore),
             confidence=tuple(self.confidence),
             disagreement=tuple(self.disagreement),

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from pipeline.calibration_counts import CalibrationCounts
 from pipeline.report_form import Layer
 from pipeline.report_sources import ReportItem, Sources
 from pipeline.scores import count_pixels
@@ -24,16 +25,6 @@ Shares = npt.NDArray[np.float32]
 
 MAP_SIZE = (45, 80)
 """Rows and columns of the map of coverage, at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class KeptCounts:
-    """Pixels of one image with a known truth, by the class and the confidence that were kept of them."""
-
-    judged: Counts
-    """(class, code)."""
-    right: Counts
-    """The same, of those whose truth is the class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +43,8 @@ class Measured:
     """(class,) pixels by class, of layers that no ledger speaks of."""
     against_truth: Counts | None = None
     """(class, class + 1), of `count_pixels`."""
-    kept: KeptCounts | None = None
+    kept: CalibrationCounts | None = None
+    """What was kept of its confidence, against the truth."""
     labelled: Shares | None = None
     """Share of labelled pixels in each cell of the map."""
     problems: tuple[str, ...] = ()
@@ -96,7 +88,7 @@ class Measurer:
             error=None if against is None else _wrong(against),
             pixels={layer: labels[layer].counts[: len(self.sources.schema)] for layer in counted},
             against_truth=against,
-            kept=None if planes is None or truth is None else self._against(planes, truth),
+            kept=None if planes is None or truth is None else CalibrationCounts.of_image(truth, planes, self._steps),
             labelled=None if own is None else self._labelled(own),
             problems=tuple(problems),
         )
@@ -122,10 +114,15 @@ class Measurer:
         if self.sources.store is None or item.slot is None:
             return None
         try:
-            return self.sources.store.read(item.slot, size)
+            planes = self.sources.store.read(item.slot, size)
         except LabelError as error:
             problems.append(str(error))
             return None
+        known = planes[1] != NO_CONFIDENCE
+        if planes[0].max() >= len(self.sources.schema) or planes[1].max(where=known, initial=0) >= self._steps:
+            problems.append(f"{item.key}: what is kept of its confidence is of no class, or of no step")
+            return None
+        return planes
 
     @property
     def _steps(self) -> int:
@@ -137,18 +134,6 @@ class Measurer:
         known = codes[: self._steps]
         total = known.sum()
         return float((known * (np.arange(self._steps) + 0.5)).sum() / self._steps / total) if total else None
-
-    def _against(self, planes: Planes, truth: LabelMap) -> KeptCounts:
-        classes, steps = len(self.sources.schema), self._steps
-        judged = (truth.values != IGNORE) & (planes[1] < steps) & (planes[0] < classes)
-        given, codes = planes[0][judged].astype(np.int64), planes[1][judged]
-        cells = given * steps + codes
-        right = given == truth.values[judged]
-        shape = classes, steps
-        return KeptCounts(
-            np.bincount(cells, minlength=classes * steps).reshape(shape),
-            np.bincount(cells[right], minlength=classes * steps).reshape(shape),
-        )
 
     def _labelled(self, label: LabelMap) -> Shares:
         rows, columns = self.cells

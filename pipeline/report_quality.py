@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from pipeline.audit_file import BIAS, Audit, read_audit
+from pipeline.calibration_counts import CalibrationCounts
 from pipeline.calibration_file import Calibration, read_calibration
 from pipeline.quality import Quality
-from pipeline.report_form import Curve, CurvePoint, ReliabilityBin
+from pipeline.report_curves import precision_curves, reliability
+from pipeline.report_form import Curve, ReliabilityBin
 from pipeline.report_sources import Sources
 from pipeline.report_sums import Judgement, ReportSums
 from storage.errors import MissingFileError, SettingsError
@@ -52,8 +54,10 @@ class Findings:
         if run is None:
             return cls()
         notes: list[str] = []
-        calibration = _read("calibration", lambda: read_calibration(run.calibration), sources, notes)
-        audit = _read("audit", lambda: read_audit(run.audit), sources, notes)
+        calibration = _read(
+            "calibration", lambda: read_calibration(run.calibration), lambda found: found.classes, sources, notes
+        )
+        audit = _read("audit", lambda: read_audit(run.audit), _audited_names, sources, notes)
         return cls(calibration, audit, notes)
 
     def disagreements(self) -> dict[str, float]:
@@ -62,7 +66,13 @@ class Findings:
         return {pairing_key(one.key): 1 - one.agreeing / one.judged for one in images if one.judged}
 
 
-def _read(what: str, read: Callable[[], _Kind], sources: Sources, notes: list[str]) -> _Kind | None:
+def _read(
+    what: str,
+    read: Callable[[], _Kind],
+    names_of: Callable[[_Kind], tuple[str, ...]],
+    sources: Sources,
+    notes: list[str],
+) -> _Kind | None:
     """Read a file; None, and a note where it is there, if it cannot be used."""
     try:
         found = read()
@@ -71,11 +81,14 @@ def _read(what: str, read: Callable[[], _Kind], sources: Sources, notes: list[st
     except SettingsError as error:
         notes.append(f"The {what} is left out: {error}.")
         return None
-    names = tuple(one.name for one in found.classes)
-    if names != sources.schema.names:
+    if (names := names_of(found)) != sources.schema.names:
         notes.append(f"The {what} is left out: it is of other classes, {', '.join(names[:4])}, ... ({len(names)}).")
         return None
     return found
+
+
+def _audited_names(audit: Audit) -> tuple[str, ...]:
+    return tuple(one.name for one in audit.classes)
 
 
 def find_figures(sources: Sources, sums: ReportSums, findings: Findings) -> Figures:
@@ -92,8 +105,14 @@ def find_figures(sources: Sources, sums: ReportSums, findings: Findings) -> Figu
     thresholds, notes = _thresholds(sources), list(findings.notes)
     if "coarse" in sources.layers or findings.audit is not None:
         notes.append(f"Of disagreement: {BIAS[0]}.")
-    reliability, ece = sums.reliability()
-    figures = Figures(thresholds, (), "", sums.curves(), reliability, ece, tuple(notes))
+    figures = Figures(thresholds)
+    if sums.kept is not None:
+        figures = _with_curves(figures, sums.kept)
+        if sources.own == "merged":
+            notes.append(
+                "Curves and confidence are those of the automatic labels; precision is that of the merged ones."
+            )
+    figures = replace(figures, notes=tuple(notes))
     if sums.judged:
         source = f"Measured against the ground truth of {sums.judged} images of this run."
         return replace(figures, judgements=sums.judgements(), source=source)
@@ -121,26 +140,20 @@ def _thresholds(sources: Sources) -> dict[str, float]:
 
 
 def _calibrated(figures: Figures, calibration: Calibration) -> Figures:
-    notes = list(figures.notes)
     try:
         quality = calibration.quality(figures.thresholds)
     except SettingsError as error:
-        notes.append(f"Precision is that at the thresholds of the calibration, not of the run: {error}.")
-        quality = calibration.quality()
+        note = f"Precision is that at the thresholds of the calibration, not of the run: {error}."
+        figures, quality = replace(figures, notes=(*figures.notes, note)), calibration.quality()
     overall = Judgement(quality.precision, None, None, quality.coverage)
-    return Figures(
-        figures.thresholds,
-        (*_by_class(quality), overall),
-        f"Of this teacher's labels at these thresholds on other images, those of the calibration ({quality.where}).",
-        tuple(
-            Curve(index, tuple(CurvePoint(p.threshold, p.precision, p.low, p.high, p.coverage or 0) for p in one.curve))
-            for index, one in enumerate(calibration.classes)
-            if one.truth_pixels
-        ),
-        tuple(ReliabilityBin(one.confidence, one.right, one.pixels) for one in calibration.reliability),
-        calibration.ece,
-        tuple(notes),
-    )
+    source = f"Of this teacher's labels at these thresholds on {calibration.images} other images, its calibration."
+    judged = replace(figures, judgements=(*_by_class(quality), overall), source=source)
+    return _with_curves(judged, calibration.counts)
+
+
+def _with_curves(figures: Figures, counts: CalibrationCounts) -> Figures:
+    bins, ece = reliability(counts)
+    return replace(figures, curves=precision_curves(counts), reliability=bins, ece=ece)
 
 
 def _by_class(quality: Quality) -> tuple[Judgement, ...]:

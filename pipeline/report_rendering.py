@@ -30,7 +30,9 @@ SCRIPTS = (
     "filters.js",
     "ranges.js",
     "sidebar.js",
+    "results.js",
     "grid.js",
+    "worst.js",
     "viewer.js",
     "main.js",
 )

@@ -21,12 +21,14 @@ class ReportSettings(Settings):
     """Label folder of humans' coarse labels; None: of a run of `merge` those that were merged."""
     merged: Path | None = None
     """A run of `merge` whose automatic labels are this run's."""
+    reviewed: Path | None = None
+    """Labels that people have corrected, a run or a folder: their images are marked."""
     images: Path | None = None
     """Folder of the images; None: the one in the run's own settings."""
     layout: Layout = "folder"
     """Of the folders that are named here."""
     ids: Ids | None = None
-    """What the values of `truth` and `coarse` are."""
+    """What the values of the label folders are."""
     thumb_size: int = Field(320, ge=32, le=2048)
     """Pixels of the longer side of a thumbnail."""
     thumb_bytes: int = Field(200_000_000, ge=0)

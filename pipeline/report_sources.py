@@ -4,7 +4,7 @@ It lists files and reads ledgers; no image and no label is opened.
 """
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ class ReportItem:
     labels: Mapping[Layer, LabelFile]
     slot: int | None = None
     """Where the confidence of its automatic label is kept."""
+    reviewed: bool = False
+    """Whether people have corrected its label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +91,8 @@ def find_sources(settings: ReportSettings) -> Sources:
     own: Layer = "merged" if command == "merge" else "auto"
     images, folder, missing = _images(settings, found.runs.get("auto", run))
     entries = _entries(run)
-    store, slots = _confidence(found.runs.get("auto"))
-    items = _items(entries, images, found.sets, slots, of_all=own == "auto")
+    store, slots = _confidence(found.runs.get("auto"), schema)
+    items = _items(entries, images, found, slots, of_all=own == "auto")
     if not items:
         raise LayoutError(f"{run.root}: nothing is in it yet, neither labels nor images; label first")
     return Sources(
@@ -105,7 +107,7 @@ def find_sources(settings: ReportSettings) -> Sources:
         pixels={layer: _pixels(where, schema) for layer, where in found.runs.items()},
         store=store,
         table=table,
-        notes=(*found.notes, *missing, *_absent(found.sets, store)),
+        notes=(*found.notes, *missing, *_absent(items, found.sets, store)),
     )
 
 
@@ -142,6 +144,8 @@ class _Labels:
     sets: dict[Layer, Mapping[str, LabelFile]] = field(default_factory=dict)
     """By layer and pairing key."""
     runs: dict[Layer, Workspace] = field(default_factory=dict)
+    reviewed: Collection[str] = ()
+    """Pairing keys of the images whose labels people have corrected."""
     notes: list[str] = field(default_factory=list)
 
     def add_run(self, layer: Layer, run: Workspace) -> None:
@@ -183,6 +187,8 @@ def _label_sets(
         found.add_run("merged", merged)
     found.add_folder("coarse", settings.coarse, settings.layout, settings.ids)
     found.add_folder("truth", settings.truth, settings.layout, settings.ids)
+    if settings.reviewed is not None:
+        found.reviewed = list_labels(settings.reviewed, settings.layout, settings.ids, schema).keys()
     return found
 
 
@@ -217,9 +223,9 @@ def _images(settings: ReportSettings, run: Workspace) -> tuple[dict[str, Path], 
     return {item.key: item.image for item in source.listing.items}, source.folder, []
 
 
-def _confidence(run: Workspace | None) -> tuple[SoftStore | None, dict[str, int]]:
-    """Where a run keeps confidence, and the slots by pairing key."""
-    if run is None or (store := SoftStore.find(run.soft)) is None:
+def _confidence(run: Workspace | None, schema: ClassSchema) -> tuple[SoftStore | None, dict[str, int]]:
+    """Where a run keeps confidence in these classes, and the slots by pairing key."""
+    if run is None or (store := SoftStore.find(run.soft)) is None or store.form.classes != schema.names:
         return None, {}
     with Ledger(run.ledger, read_only=True) as ledger:
         done, slots = ledger.done_keys(), ledger.slots()
@@ -229,7 +235,7 @@ def _confidence(run: Workspace | None) -> tuple[SoftStore | None, dict[str, int]
 def _items(
     entries: Mapping[str, Entry],
     images: Mapping[str, Path],
-    sets: Mapping[Layer, Mapping[str, LabelFile]],
+    found: _Labels,
     slots: Mapping[str, int],
     *,
     of_all: bool,
@@ -241,14 +247,19 @@ def _items(
     for key in sorted(keys):
         pair = pairing_key(key)
         entry = entries.get(key)
-        labels = {layer: found[pair] for layer, found in sets.items() if pair in found}
-        items.append(ReportItem(key, image_of.get(pair), entry, labels, slots.get(pair)))
+        labels = {layer: files[pair] for layer, files in found.sets.items() if pair in files}
+        items.append(ReportItem(key, image_of.get(pair), entry, labels, slots.get(pair), pair in found.reviewed))
     return tuple(items)
 
 
-def _absent(sets: Mapping[Layer, object], store: SoftStore | None) -> list[str]:
+def _absent(items: Iterable[ReportItem], sets: Mapping[Layer, Collection[str]], store: SoftStore | None) -> list[str]:
     """What would bring the parts of a report that are missing."""
-    notes = []
+    given = {layer for item in items for layer in item.labels}
+    notes = [
+        f"None of the {layer} labels is of an image of this run."
+        for layer in sets
+        if sets[layer] and layer not in given
+    ]
     if "coarse" not in sets:
         notes.append("Without coarse labels there is no pixel count before and no disagreement: --coarse DIR.")
     if "truth" not in sets:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-from pipeline.report_form import Bytes, ClassRow, Counts, Failure, Plot, Summary
+from pipeline.report_form import LAYERS, Bytes, ClassRow, Counts, Failure, Plot, Summary
 from pipeline.report_quality import Figures
 from pipeline.report_sources import ReportItem, Sources
 from pipeline.report_sums import Judgement, ReportSums
@@ -63,7 +63,12 @@ def summarise(
         title=sources.run.root.resolve().name,
         made=_made(sources, status),
         classes=class_rows(sources, sums, figures),
-        counts=Counts(len(done), len(failed), len(sources.items) - len(done) - len(failed)),
+        counts=Counts(
+            done=len(done),
+            failed=len(failed),
+            left=len(sources.items) - len(done) - len(failed),
+            reviewed=sum(item.reviewed for item in done),
+        ),
         bytes=_bytes(sources, status, [item.key for item in done], pixels),
         layers=sources.layers,
         seconds=seconds or None,
@@ -87,7 +92,7 @@ def summarise(
 
 def class_rows(sources: Sources, sums: ReportSums, figures: Figures) -> tuple[ClassRow, ...]:
     """What is known of each class."""
-    pixels = {layer: sources.pixels.get(layer) or sums.pixels(layer) for layer in sources.layers}
+    pixels = {layer: sources.pixels.get(layer) or sums.pixels(layer) for layer in LAYERS}
     rows = []
     for index, info in enumerate(sources.schema.classes):
         counts = {layer: None if found is None else found[index] for layer, found in pixels.items()}

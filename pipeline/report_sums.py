@@ -7,15 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.calibration_counts import CalibrationCounts
 from pipeline.intervals import RatioSums
-from pipeline.report_form import CONFIDENCE_BINS, Curve, CurvePoint, Layer, ReliabilityBin
+from pipeline.report_curves import bounded
+from pipeline.report_form import CONFIDENCE_BINS, Layer
 from pipeline.report_measure import Counts, Measured
 from storage.soft_store import NO_CONFIDENCE
-
-_RELIABILITY_BINS = 20
-
-_DIGITS = 5
-"""Of a share: a hundredth of what a page shows, in a third of the bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +41,13 @@ class ReportSums:
         self._maps = 0
         self._pixels: dict[Layer, Counts] = {}
         self._codes = np.zeros(NO_CONFIDENCE, np.int64)
-        self._precision = _nothing(classes + 1)
+        zeros = np.zeros(classes + 1, np.int64)
+        self._precision = RatioSums.of_image(zeros, zeros)
         self._truth = np.zeros(classes, np.int64)
         self._decided = 0
         self._right = np.zeros(classes, np.int64)
-        self._curves = _nothing(classes, steps or 0)
-        self._kept_truth = np.zeros(classes, np.int64)
-        self._by_code = np.zeros((2, steps or 0), np.int64)
+        self.kept: CalibrationCounts | None = None
+        """Kept confidence against the truth, of all items that have both."""
         self.judged = 0
         """Items with a truth."""
 
@@ -65,12 +62,8 @@ class ReportSums:
             self._codes += one.codes
         if one.against_truth is not None:
             self._add_judged(one.against_truth)
-            if one.kept is not None:
-                self._kept_truth += one.against_truth.sum(axis=1)
         if one.kept is not None:
-            # above a threshold are all codes from its own on
-            self._curves += RatioSums.of_image(_above(one.kept.right), _above(one.kept.judged))
-            self._by_code += np.stack([one.kept.right.sum(axis=0), one.kept.judged.sum(axis=0)])
+            self.kept = one.kept if self.kept is None else self.kept + one.kept
 
     def _add_judged(self, against: Counts) -> None:
         self.judged += 1
@@ -108,58 +101,5 @@ class ReportSums:
         right = [int(r) / int(t) if t else None for r, t in zip(self._right, self._truth, strict=True)]
         total = int(self._truth.sum())
         coverages = [*right, self._decided / total if total else None]
-        bounds = _bounded(self._precision)
+        bounds = bounded(self._precision)
         return tuple(Judgement(*bound, coverage) for bound, coverage in zip(bounds, coverages, strict=True))
-
-    def curves(self) -> tuple[Curve, ...]:
-        """Precision and coverage over the thresholds, of the classes that the truth has; empty where not known."""
-        if not self._kept_truth.any() or self._steps is None:
-            return ()
-        curves, every = [], _bounded(self._curves)
-        for index in np.flatnonzero(self._kept_truth).tolist():
-            bounds = every[index * self._steps : (index + 1) * self._steps]
-            right = np.round(self._curves.part[index] / self._kept_truth[index], _DIGITS)
-            points = (
-                CurvePoint(level / self._steps, *bound, coverage)
-                for level, (bound, coverage) in enumerate(zip(bounds, right.tolist(), strict=True))
-            )
-            curves.append(Curve(index, tuple(points)))
-        return tuple(curves)
-
-    def reliability(self) -> tuple[tuple[ReliabilityBin, ...], float | None]:
-        """Confidence against the share that is right, in bins; and the expected calibration error.
-
-        Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 2.
-        """
-        right, judged = self._by_code
-        total = int(judged.sum())
-        if not total or self._steps is None:
-            return (), None
-        middles = (np.arange(self._steps) + 0.5) / self._steps
-        bins = []
-        for members in np.array_split(np.arange(self._steps), min(_RELIABILITY_BINS, self._steps)):
-            pixels = int(judged[members].sum())
-            if pixels:
-                confidence = float((middles[members] * judged[members]).sum() / pixels)
-                bins.append(ReliabilityBin(confidence, int(right[members].sum()) / pixels, pixels))
-        return tuple(bins), sum(abs(b.confidence - b.right) * b.pixels for b in bins) / total
-
-
-def _nothing(*shape: int) -> RatioSums:
-    zero = np.zeros(shape, np.int64)
-    return RatioSums.of_image(zero, zero)
-
-
-def _above(counts: Counts) -> Counts:
-    """(class, code) pixels of each code, as those of that code and all higher ones."""
-    above: Counts = counts[:, ::-1].cumsum(axis=1)[:, ::-1]
-    return above
-
-
-def _bounded(sums: RatioSums) -> list[tuple[float | None, float | None, float | None]]:
-    """Share, lower and upper bound of each, in the order of memory; None where there is nothing."""
-    columns = [
-        [None if np.isnan(v) else v for v in values.ravel().round(_DIGITS).tolist()]
-        for values in (sums.share(), *sums.interval())
-    ]
-    return list(zip(*columns, strict=True))

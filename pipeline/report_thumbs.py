@@ -131,9 +131,11 @@ class ThumbPlan:
                 f"{self.asked} and {_LADDER[0][1]}, so that they fit into {limit}; --thumb-bytes gives them more room."
             )
         if made < total:
+            chosen = (
+                "the worst" if self.fitting >= total else "half of them the worst, half drawn evenly from the others"
+            )
             notes.append(
-                f"{made} of {total} items have a thumbnail, half of them the worst and half drawn evenly from the "
-                f"others; more do not fit into {limit} (--thumb-bytes)."
+                f"{made} of {total} items have a thumbnail, {chosen}; more do not fit into {limit} (--thumb-bytes)."
             )
         return notes
 

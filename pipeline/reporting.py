@@ -95,7 +95,7 @@ def _refuse_places(settings: ReportSettings, sources: Sources) -> None:
     """Plots must not be taken for images or labels, by any later run."""
     out = settings.folder
     apart = [run.root for run in sources.runs.values()]
-    apart += [path for path in (sources.images, settings.coarse, settings.truth) if path is not None]
+    apart += [path for path in (sources.images, settings.coarse, settings.truth, settings.reviewed) if path is not None]
     for folder in apart:
         if lies_in(out, folder) or lies_in(folder, out):
             raise SettingsError(

@@ -7,7 +7,6 @@ const NO_VALUE = "–";
 const byId = (id) => document.getElementById(id);
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 const phone = matchMedia("(max-width: 760px)");
-const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 /* Elements are only ever made here, and text only ever becomes text nodes: keys and class names may hold markup. */
 function fill(element, attributes, children) {

@@ -27,10 +27,11 @@ function shorten(name, room) {
   return name.length > letters ? `${name.slice(0, letters - 1)}…` : name;
 }
 
+const hasBefore = summary.classes.some((row) => row.pixels_coarse != null);
 const SERIES = [
-  { id: "coarse", label: "coarse (before)", value: (row) => row.pixels_coarse },
-  { id: "auto", label: "auto (after)", value: (row) => row.pixels_auto },
-  { id: "merged", label: "merged (after)", value: (row) => row.pixels_merged },
+  { id: "coarse", label: "coarse, before", value: (row) => row.pixels_coarse },
+  { id: "auto", label: hasBefore ? "auto, after" : "auto", value: (row) => row.pixels_auto },
+  { id: "merged", label: hasBefore ? "merged, after" : "merged", value: (row) => row.pixels_merged },
 ];
 
 const seriesKnown = () => SERIES.filter(({ value }) => summary.classes.some((row) => value(row) != null));
@@ -55,7 +56,8 @@ function gainOf(row) {
   if (row.pixels_coarse == null || after == null || (!row.pixels_coarse && !after)) return "";
   if (!row.pixels_coarse) return "new";
   const gain = after / row.pixels_coarse;
-  return `×${gain >= 100 ? Math.round(gain) : gain >= 10 ? gain.toFixed(1) : gain.toFixed(2)}`;
+  if (gain < 0.01) return "< ×0.01";
+  return `×${gain >= 100 ? count(Math.round(gain)) : gain >= 10 ? gain.toFixed(1) : gain.toFixed(2)}`;
 }
 
 /* Pixels of each class before and after, most first, on a logarithmic scale. */
@@ -73,7 +75,7 @@ function longTail() {
     (row) => `${row.name}: ${series.map(({ label, value }) => `${count(value(row))} ${label}`).join(", ")}`,
   );
   return chart(`Pixels per class, logarithmic. ${words.join("; ")}`, (width) => {
-    const [left, right, top, step] = [clamp(width * 0.2, 92, 190), 58, 26, 24];
+    const [left, right, top, step] = [clamp(width * 0.2, 106, 190), 58, 26, 24];
     const base = left + 14; // room for "none" left of the axis
     const x = (pixels) =>
       pixels > 0 ? base + ((Math.log10(pixels) - low) / (high - low)) * (width - base - right) : left + 4;
@@ -91,13 +93,13 @@ function longTail() {
       const y = top + i * step + step / 2;
       const values = series.map(({ id, value }) => [id, value(row)]).filter(([, value]) => value != null);
       const places = values.map(([, value]) => x(value));
-      const from = series.some(({ id }) => id === "coarse") ? Math.min(...places) : base;
+      const from = hasBefore ? Math.min(...places) : base;
       const group = svg("g", {}, svg("rect", { x: 0, y: y - step / 2, width, height: step, class: "row" }));
-      const color = svg("rect", { x: 0, y: y - 5, width: 10, height: 10, rx: 2, class: "swatch" });
+      const color = svg("rect", { x: 0, y: y - 7, rx: 3, class: "swatch" });
       colored(color, summary.classes.indexOf(row));
       group.append(
         color,
-        text(18, y + 4, shorten(row.name, left - 24), "label"),
+        text(22, y + 4, shorten(row.name, left - 28), "label"),
         line(from, y, Math.max(...places), y, "between"),
       );
       values.forEach(([id, value], k) =>
@@ -303,8 +305,7 @@ function coverageMap() {
     if (share != null) picture.data.set([...cividis((share - floor) / (most - floor || 1)), 255], 4 * i);
   });
   canvas.getContext("2d").putImageData(picture, 0, 0);
-  const rest = `${percent(least)} to ${percent(most)}`;
-  const readout = h("output", { class: "readout" }, rest);
+  const readout = h("output", { class: "readout" });
   canvas.addEventListener("pointermove", (event) => {
     const column = clamp(Math.floor((event.offsetX / canvas.clientWidth) * wide), 0, wide - 1);
     const row = clamp(Math.floor((event.offsetY / canvas.clientHeight) * high), 0, high - 1);
@@ -312,7 +313,7 @@ function coverageMap() {
     readout.textContent =
       share == null ? "no image reaches there" : `${percent(share)} of the images have a label here`;
   });
-  canvas.addEventListener("pointerleave", () => (readout.textContent = rest));
+  canvas.addEventListener("pointerleave", () => (readout.textContent = ""));
   const scale = h("canvas", { width: 128, height: 1, class: "heat-scale", "aria-hidden": "true" });
   const ramp = new ImageData(128, 1);
   for (let i = 0; i < 128; i += 1) ramp.data.set([...cividis(i / 127), 255], 4 * i);

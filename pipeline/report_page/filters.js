@@ -33,9 +33,9 @@ function passing(item) {
   return true;
 }
 
-function sortItems(found) {
-  const { share, down } = SORTS[query.sort];
-  const sign = query.reverse ? -1 : 1;
+function sortItems(found, sort, reverse = false) {
+  const { share, down } = SORTS[sort];
+  const sign = reverse ? -1 : 1;
   if (!share) {
     const order = new Intl.Collator("en", { numeric: true });
     return found.sort((a, b) => sign * order.compare(items.key[a], items.key[b]));
@@ -53,8 +53,7 @@ function runQuery() {
   query.words = query.text.toLowerCase().split(/\s+/).filter(Boolean);
   const found = [];
   for (let item = 0; item < items.count; item += 1) if (passing(item)) found.push(item);
-  const sorted = sortItems(Uint32Array.from(found));
-  query.found = sorted.length;
+  const sorted = sortItems(Uint32Array.from(found), query.sort, query.reverse);
   query.matches = query.worst > 0 ? sorted.subarray(0, query.worst) : sorted;
   tell("query");
 }
@@ -96,7 +95,7 @@ function writeAddress(push = false) {
   history[push ? "pushState" : "replaceState"](null, "", address);
 }
 
-const defaultSort = () => ["error", "disagreement", "confidence", "ignore"].find(isKnown) ?? "key";
+const defaultSort = () => ["error", "disagreement", "ignore", "confidence"].find(isKnown) ?? "key";
 
 function firstShown() {
   const has = (layer) => summary.layers.includes(layer);

@@ -72,8 +72,8 @@ function putCard(card) {
 
 const METRIC_SHORT = { error: "error", disagreement: "≠ coarse", ignore: "ignored", confidence: "sure" };
 
-function metricsLine(item) {
-  const named = SORTS[query.sort].share;
+function metricsLine(item, sort) {
+  const named = SORTS[sort].share;
   const names = Object.keys(METRIC_SHORT).filter((name) => !Number.isNaN(items.shares[name][item]));
   names.sort((a, b) => (b === named) - (a === named)); // what the list is sorted by comes first
   return names.map((name) =>
@@ -104,7 +104,7 @@ function addCard(position) {
     { class: "card", href: addressOf("gallery", item), tabindex: position === grid.current ? 0 : -1, title: key },
     frame,
     h("span", { class: "key" }, shortName(key)),
-    h("span", { class: "metrics" }, metricsLine(item)),
+    h("span", { class: "metrics" }, metricsLine(item, query.sort)),
     badges(item),
   );
   const element = h(
@@ -224,7 +224,8 @@ function newList() {
   for (const position of [...grid.cards.keys()]) dropCard(position);
   grid.current = 0;
   byId("nothing").hidden = query.matches.length > 0;
-  const top = byId("gallery").getBoundingClientRect().top + scrollY;
+  const bars = byId("results-bar").offsetHeight + document.querySelector(".bar").offsetHeight + GAP;
+  const top = Math.max(0, byId("grid").getBoundingClientRect().top + scrollY - bars);
   if (place.tab === "gallery" && scrollY > top) scrollTo(0, top);
   layOut();
 }

@@ -24,7 +24,7 @@ const KEYS = [
   [
     "In the large view",
     [
-      ["← →", "previous, next image (or move the split, when it has the focus)"],
+      ["← →", "previous, next image; move the split while it has the focus"],
       ["n b", "next, back, always"],
       ["[ ]", "move the split"],
       ["1 … 9", "layer right of the split, with Shift left"],
@@ -64,12 +64,15 @@ function showTab(tab) {
     else byId(`tab-${name}`).removeAttribute("aria-current");
   }
   scrollTo(0, scrolled[tab]);
-  if (tab === "gallery" && items.count) layOut();
+  if (tab === "gallery" && items.key) layOut();
 }
 
 function goTab(tab) {
   showTab(tab);
-  writeAddress(true);
+  if (items.key) return writeAddress(true);
+  const parts = new URLSearchParams(location.hash.slice(1)); // its filters are read when there are items
+  parts.set("view", tab);
+  history.replaceState(null, "", `#${parts}`);
 }
 
 /* Open the gallery with these filters, and no others. */
@@ -89,7 +92,7 @@ function openItem(key) {
 
 /* What the address says, whether at the start, by a link, or by going back. */
 function followAddress() {
-  if (!items.count)
+  if (!items.key)
     return showTab(new URLSearchParams(location.hash.slice(1)).get("view") === "gallery" ? "gallery" : "overview");
   const before = place.tab;
   readAddress(location.hash);
@@ -160,9 +163,10 @@ async function start() {
     return;
   }
   startSidebar();
+  startResults();
   startGrid();
   startViewer();
-  overviewHasItems();
+  startWorst();
   followAddress();
   addEventListener("popstate", followAddress);
   document.documentElement.dataset.ready = "yes";

@@ -53,7 +53,7 @@ function tiles() {
       ),
     );
   if (summary.coverage != null)
-    made.push(tile("Coverage", percent(summary.coverage), "of pixels whose class is known, given one"));
+    made.push(tile("Coverage", percent(summary.coverage), "of pixels whose class is known were given one"));
   const budget =
     size.budget == null
       ? `labels ${bytes(size.labels)}${size.soft ? `, confidence ${bytes(size.soft)}` : ""}`
@@ -99,6 +99,12 @@ function seriesLegend() {
       h("span", {}, svg("svg", { width: 14, height: 14, "aria-hidden": "true" }, seriesMark(id, 7, 7)), label),
     ),
   );
+}
+
+/* What gets a row a class: where classes are many it scrolls within itself, or the page would never end. */
+function tallBox(label, content) {
+  const kind = summary.classes.length > 40 ? "scroll tall" : "scroll";
+  return h("div", { class: kind, tabindex: 0, role: "region", "aria-label": label }, content);
 }
 
 /* A share with its interval, drawn on one scale for the whole column. */
@@ -182,7 +188,7 @@ function classTableOf() {
           swatch(index),
           h("span", {}, row.name),
         );
-        name.addEventListener("click", () => items.count && openGallery({ classes: [index] }));
+        name.addEventListener("click", () => items.key && openGallery({ classes: [index] }));
         return h(
           "tr",
           {},
@@ -207,11 +213,7 @@ function classTableOf() {
     },
   );
   write();
-  return h(
-    "div",
-    { class: "scroll", tabindex: 0, role: "region", "aria-label": "Figures of the classes" },
-    h("table", { class: "classes" }, h("thead", {}, h("tr", {}, heads)), body),
-  );
+  return tallBox("Figures of the classes", h("table", { class: "classes" }, h("thead", {}, h("tr", {}, heads)), body));
 }
 
 function quality() {
@@ -228,7 +230,7 @@ function quality() {
   }
   if (summary.confidence_histogram.some((size) => size > 0))
     made.push(panel("How sure it is", "Share of the pixels by confidence, on a logarithmic scale.", confidenceChart()));
-  if (summary.coverage_map.length)
+  if (summary.coverage_map.flat().some((share) => share != null))
     made.push(panel("Where labels are", "Share of the images that have a class at each place.", coverageMap()));
   return h("div", { class: "three" }, made);
 }
@@ -248,7 +250,7 @@ function failures() {
   if (!counts.failed) return null;
   const rows = some.map(({ key, reason }) => {
     const link = h("button", { type: "button", class: "link" }, h("bdi", {}, key));
-    link.addEventListener("click", () => items.count && openItem(key));
+    link.addEventListener("click", () => items.key && openItem(key));
     return h("tr", {}, h("th", { scope: "row" }, link), h("td", {}, reason));
   });
   const more = counts.failed > some.length ? `The first ${count(some.length)} of ${count(counts.failed)}.` : null;
@@ -268,37 +270,17 @@ function failures() {
   );
 }
 
+/* What was made with what: in short, and in full where that is asked for. */
 function provenance() {
   const rows = summary.made.flatMap(([label, value]) => [h("dt", {}, label), h("dd", {}, value)]);
+  const short = summary.made.filter(([, value]) => value.length < 40).map(([label, value]) => `${label} ${value}`);
   const plots = summary.plots.map(({ path, label }) => h("li", {}, h("a", { href: path }, label)));
-  return panel(
-    "Made with",
-    null,
+  return h(
+    "details",
+    { class: "panel provenance" },
+    h("summary", {}, h("strong", {}, "Made with"), h("span", { class: "short" }, short.join(" · "))),
     h("dl", { class: "made" }, rows),
     plots.length ? [h("h3", {}, "Plots to download"), h("ul", { class: "plots" }, plots)] : [],
-  );
-}
-
-const worstBox = h("div", { class: "worst" });
-
-function overviewHasItems() {
-  const sort = defaultSort();
-  const words = {
-    error: "Most errors",
-    disagreement: "Most disagreement",
-    ignore: "Most ignored",
-    confidence: "Least confident",
-  }[sort];
-  const button = (label, filters) => {
-    const made = h("button", { type: "button" }, label);
-    made.addEventListener("click", () => openGallery(filters));
-    return made;
-  };
-  worstBox.replaceChildren(
-    button(`All ${count(items.count)} images →`, {}),
-    words ? button(`${words}: worst 100 →`, { worst: 100 }) : "",
-    summary.counts.failed ? button("Failed →", { state: "f" }) : "",
-    summary.counts.reviewed ? button("Reviewed →", { state: "r" }) : "",
   );
 }
 
@@ -306,21 +288,21 @@ function buildOverview() {
   const source = summary.precision_source;
   const notes = summary.notes.map((note) => h("li", {}, note));
   byId("overview").append(
+    provenance(),
     tiles(),
-    worstBox,
     notes.length
       ? h("section", { class: "panel notes" }, h("h2", {}, "To know before judging"), h("ul", {}, notes))
       : "",
+    failures() ?? "",
+    worst.element,
     panel(
-      seriesKnown().length > 1 ? "Pixels per class, before and after" : "Pixels per class",
+      hasBefore ? "Pixels per class, before and after" : "Pixels per class",
       "Rare classes count: the scale is logarithmic.",
       seriesLegend(),
-      longTail(),
+      tallBox("Pixels per class", longTail()),
     ),
     panel("Classes", source || null, classTableOf()),
     curves() ?? "",
     quality(),
-    failures() ?? "",
-    provenance(),
   );
 }

@@ -1,4 +1,4 @@
-/* What the gallery is filtered and drawn by: text, order, folder, state, shares, classes; and what was found. */
+/* What the gallery is filtered by: text, order, folder, state, shares, classes. */
 
 function field(label, control) {
   return h("label", { class: "field" }, h("span", {}, label), control);
@@ -71,6 +71,8 @@ function stateField() {
   );
 }
 
+const MANY_CLASSES = 20;
+
 /* The legend: a box to see only images with the class, a name to see only the class in the images. */
 function legend() {
   const rows = summary.classes.map((row, index) => {
@@ -103,11 +105,17 @@ function legend() {
       name.setAttribute("aria-pressed", String(look.highlight === index));
     });
   };
+  const search = h("input", { type: "search", placeholder: "part of a class", "aria-label": "Search a class" });
+  search.addEventListener("input", () => {
+    const part = search.value.trim().toLowerCase();
+    rows.forEach(({ element }, index) => (element.hidden = !nameOf(index).toLowerCase().includes(part)));
+  });
   const element = h(
     "fieldset",
     { class: "legend" },
     h("legend", {}, "Classes"),
     h("p", { class: "hint" }, "Tick: only images that have it. Name: show only it."),
+    rows.length > MANY_CLASSES && search,
     h(
       "ul",
       {},
@@ -117,128 +125,37 @@ function legend() {
   return { element, show };
 }
 
-async function copyText(text, done) {
-  try {
-    await navigator.clipboard.writeText(text);
-  } catch {
-    const area = h("textarea", { class: "hidden" }, text); // where a page from a folder may not use the clipboard
-    document.body.append(area);
-    area.select();
-    document.execCommand("copy");
-    area.remove();
-  }
-  say(done);
-}
-
-const matchingKeys = () => Array.from(query.matches, (item) => `${items.key[item]}\n`).join("");
-
-function saveKeys() {
-  const link = h("a", {
-    href: URL.createObjectURL(new Blob([matchingKeys()], { type: "text/plain" })),
-    download: "keys.txt",
-  });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-}
-
-/* One of several layers, for one side of the split. */
-function layerPicker(side, label, onchange) {
-  const select = selectOf(
-    `${side}-layer-${label}`,
-    layers.map(({ id, label: text }) => [id, text]),
-    shown[side],
-    (id) => {
-      shown[side] = id;
-      onchange();
-    },
-  );
-  select.classList.add("layer");
-  select.setAttribute("aria-label", side === "left" ? "Left of the split" : "Right of the split");
-  return { element: select, show: () => (select.value = shown[side]) };
-}
-
-function opacitySlider(id) {
-  const input = h("input", {
-    type: "range",
-    id,
-    min: 0,
-    max: 1,
-    step: 0.05,
-    value: shown.opacity,
-    "aria-label": "Opacity of labels",
-  });
-  input.addEventListener("input", () => {
-    shown.opacity = Number(input.value);
-    lookChanged();
-  });
-  return {
-    element: h("label", { class: "opacity" }, h("span", {}, "Opacity"), input),
-    show: () => (input.value = shown.opacity),
-  };
-}
-
-const keepAddress = oncePerFrame(() => writeAddress());
-
-function lookChanged() {
-  tell("look");
-  keepAddress();
-}
-
-function resultsBar() {
-  const found = h("p", { id: "found", "aria-live": "polite" });
-  const reset = h("button", { type: "button", id: "reset" }, "Clear filters");
-  const copy = h(
-    "button",
-    { type: "button", id: "copy-keys", title: "For autocoarse export --select keys:FILE" },
-    "Copy keys",
-  );
-  const save = h(
-    "button",
-    { type: "button", id: "save-keys", title: "For autocoarse export --select keys:FILE" },
-    "Save keys",
-  );
-  const share = h("button", { type: "button", id: "copy-link", title: "The address holds the filters" }, "Copy link");
+/* What can be undone, always at the top: neither what is asked for nor the room for it moves. */
+function sidebarHead() {
+  const reset = h("button", { type: "button", id: "reset" }, "Clear");
+  const only = h("button", { type: "button", id: "show-all", title: "Show all classes again (0)" });
   const clear = () => {
     change(noFilters());
     byId("filter-text").value = "";
   };
   reset.addEventListener("click", clear);
   byId("nothing-reset").addEventListener("click", clear);
-  copy.addEventListener("click", () => copyText(matchingKeys(), `${count(query.matches.length)} keys copied`));
-  save.addEventListener("click", saveKeys);
-  share.addEventListener("click", () => copyText(location.href, "Link copied"));
-  const parts = [
-    layerPicker("left", "grid", lookChanged),
-    layerPicker("right", "grid", lookChanged),
-    opacitySlider("grid-opacity"),
-  ];
-  byId("results-bar").append(
-    found,
-    h(
-      "div",
-      { class: "looks" },
-      parts[0].element,
-      h("span", { class: "against", "aria-hidden": "true" }, "|"),
-      parts[1].element,
-      parts[2].element,
-    ),
-    h("div", { class: "actions" }, reset, copy, save, share),
-  );
-  when("query", () => {
-    const some = query.matches.length < items.count ? ` of ${count(items.count)}` : "";
-    found.replaceChildren(h("strong", {}, count(query.matches.length)), `${some} images`);
-    reset.hidden = !isFiltered();
-    copy.disabled = save.disabled = !query.matches.length;
+  only.addEventListener("click", () => {
+    setHighlight(look.highlight);
+    writeAddress();
   });
-  when("look", () => parts.forEach((part) => part.show()));
+  const show = () => {
+    reset.disabled = !isFiltered();
+    only.hidden = look.highlight == null;
+    if (look.highlight != null)
+      only.replaceChildren(swatch(look.highlight), h("span", {}, `only ${nameOf(look.highlight)} ✕`));
+  };
+  return { element: h("div", { class: "filters-head" }, h("h2", {}, "Filters"), only, reset), show };
 }
 
 function startSidebar() {
   const ranges = SHARES.filter(isKnown).map(rangeField);
   const classes = legend();
+  const head = sidebarHead();
   const body = h(
     "div",
     { class: "filters-body" },
+    head.element,
     textField(),
     sortField(),
     h("div", { class: "pair" }, folderField(), worstField()),
@@ -246,25 +163,26 @@ function startSidebar() {
     ranges.map((range) => range.element),
     classes.element,
   );
+  const folded = h("span", { class: "number" });
   const details = h(
     "details",
     { id: "filters-fold", open: !phone.matches },
-    h("summary", {}, "Filters and classes"),
+    h("summary", {}, "Filters and classes", folded),
     body,
   );
   phone.addEventListener("change", () => (details.open = !phone.matches));
   byId("filters").append(details);
-  resultsBar();
   when("query", () => {
     const text = byId("filter-text");
     if (text !== document.activeElement) text.value = query.text;
+    folded.textContent = ` ${count(query.matches.length)} of ${count(items.count)}`;
     byId("sort").value = query.sort;
     byId("folder").value = query.folder ?? "";
     if (byId("state")) byId("state").value = query.state ?? "";
     const worst = byId("worst");
     if (worst !== document.activeElement) worst.value = query.worst || "";
     byId("reverse").setAttribute("aria-pressed", String(query.reverse));
-    [...ranges, classes].forEach((part) => part.show());
+    [...ranges, classes, head].forEach((part) => part.show());
   });
-  when("look", classes.show);
+  when("look", () => [classes, head].forEach((part) => part.show()));
 }

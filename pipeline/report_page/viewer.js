@@ -98,7 +98,7 @@ function openViewer(position) {
   if (fresh) {
     dialog.showModal();
     document.documentElement.classList.add("still");
-    viewer.parts.handle.focus();
+    byId("next").focus(); // so that arrows go on, and not the split
   }
   dialog.append(tip); // above the dialog only within it
   showItem();
@@ -117,8 +117,9 @@ async function showItem() {
   parts.title.replaceChildren(h("bdi", {}, key));
   parts.title.title = key;
   parts.at.textContent = `${count(viewer.position + 1)} of ${count(query.matches.length)}`;
-  byId("previous").disabled = viewer.position === 0;
-  byId("next").disabled = viewer.position === query.matches.length - 1;
+  // not disabled, which would take the focus from them
+  byId("previous").setAttribute("aria-disabled", String(viewer.position === 0));
+  byId("next").setAttribute("aria-disabled", String(viewer.position === query.matches.length - 1));
   showFacts(item);
   const asked = ++viewer.asked;
   const thumb = await loadThumb(item, summary.layers, () => asked === viewer.asked && dialog.open);
@@ -295,10 +296,8 @@ const placeOn = (event) => {
 function startDrag(event) {
   if (event.button !== 0) return;
   event.preventDefault();
-  const { picture, handle } = viewer.parts;
-  picture.setPointerCapture(event.pointerId);
+  viewer.parts.picture.setPointerCapture(event.pointerId);
   viewer.dragging = true;
-  handle.focus({ preventScroll: true });
   setSplit(placeOn(event)[0]);
 }
 

@@ -121,6 +121,10 @@ def test_only_cards_that_are_seen_exist(report: Page) -> None:
         "return [...document.querySelectorAll('.cell')].some((c) => c.ariaPosInSet === String(arguments[0]))", ITEMS
     )
     assert 0 < report.run(cards) < 50
+    report.one("#has-2").click()
+    report.frame()
+    under_the_bar = "return document.querySelector('.card').getBoundingClientRect().top >= arguments[0]"
+    assert report.run(under_the_bar, report.one("#results-bar").rect["y"] - report.run("return scrollY"))
 
 
 def test_address_brings_a_view_back(report: Page) -> None:
@@ -157,6 +161,7 @@ def test_split_is_moved_by_pointer_and_keys(report: Page) -> None:
     report.drag("#split", 400)
     assert int(report.one("#split").get_attribute("aria-valuenow")) > 75
     assert report.pixel("#stage-canvas", *at_border) == sky
+    report.run("document.querySelector('#split').focus()")
     report.press(Keys.HOME)
     assert report.one("#split").get_attribute("aria-valuenow") == "0"
     assert report.pixel("#stage-canvas", *at_border) == road
@@ -182,7 +187,7 @@ def test_keyboard_alone_is_enough(report: Page) -> None:
     report.press(Keys.ENTER)
     report.until(STAGE_DRAWN)
     title = report.one("#viewer-title").text
-    report.press("n")
+    report.press(Keys.ARROW_RIGHT)
     report.until("return document.querySelector('#viewer-title').textContent !== arguments[0]", title)
     assert report.one("#viewer .at").text == f"{3 + columns} of {ITEMS}"
     report.press("2")
@@ -196,6 +201,25 @@ def test_keyboard_alone_is_enough(report: Page) -> None:
     assert report.run("return document.activeElement.id") == "filter-text"
     report.press(Keys.ESCAPE, "v")
     assert report.one("#overview").is_displayed()
+
+
+def test_overview_leads_into_the_gallery(report: Page) -> None:
+    """From a class to the images with it, from a failure to its item, and from the worst images to each, large."""
+    report.open()
+    report.one("table.classes tbody tr:nth-child(3) .class-name").click()
+    assert report.one("#gallery").is_displayed()
+    assert report.found() == len([n for n in range(ITEMS) if n % 3 == 0])
+    report.press("v")
+    report.run("document.querySelector('#overview th .link').click()")
+    report.until("return document.querySelector('#viewer').open")
+    assert report.one("#viewer-title").text == f"b/image {FAILED:03}"
+    assert "cannot decode <img" in report.one("#viewer .facts").text
+    report.press(Keys.ESCAPE, "v")
+    report.until("return document.querySelectorAll('.worst-card canvas').length === 6")
+    report.run("document.querySelectorAll('.worst-card')[1].click()")
+    report.until(STAGE_DRAWN)
+    assert report.one("#viewer-title").text == make_columns().key[ITEMS - 2]
+    assert report.one("#viewer .at").text == f"2 of {ITEMS}"
 
 
 def test_back_closes_the_large_view(report: Page) -> None:

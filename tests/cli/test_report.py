@@ -52,6 +52,7 @@ def test_what_cannot_be_reported_on_is_a_usage_error(run: Path, monkeypatch: pyt
         (("images",), "is no RUN"),
         (("r", "--truth", "images/0.png"), "is a file"),
         (("r", "--thumb-size", "5"), "32<=x<=2048"),
+        (("r", "--port", "8000"), "--port is where --serve listens"),
         (("s3://bucket/run",), "is in a store"),
         (("r", "--out", "images"), "choose another --out"),
     ):

@@ -3,9 +3,9 @@
 import base64
 import json
 import re
+import shutil
 import zlib
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,8 @@ from filelock import FileLock
 from PIL import Image
 
 from pipeline.audit_file import Audit, ImageAudit, write_audit
-from pipeline.calibration_file import (
-    Calibration,
-    ClassCalibration,
-    CurvePoint,
-    ReliabilityBin,
-    Target,
-    write_calibration,
-)
+from pipeline.calibration_counts import CalibrationCounts
+from pipeline.calibration_file import Calibration
 from pipeline.evaluation import evaluate_labels
 from pipeline.labelling import LabelRun
 from pipeline.merging import MergeRun, MergeSettings
@@ -30,8 +24,10 @@ from pipeline.quality import ClassQuality
 from pipeline.report_settings import ReportSettings
 from pipeline.reporting import Report, make_report
 from pipeline.settings import LabelSettings
+from pipeline.threshold_choice import ChoiceRule, ClassChoice
 from pipeline.verification import Verification
 from storage.errors import AutocoarseError, ForeignSettingsError, MissingFileError, SettingsError, WorkspaceError
+from storage.label_map import LabelMap
 from storage.label_png import read_label_values
 from storage.ledger import Ledger
 from storage.schema import ClassInfo, ClassSchema
@@ -208,6 +204,44 @@ def test_failed_and_left_images_are_shown_as_such(settings: LabelSettings, make_
     assert column(made, "ignore")["late"] is None
     assert column(made, "thumb")["b/broken"] is None
     assert thumbs(made)[column(made, "thumb")["late"]].keys() == {"w", "h", "image"}
+
+
+def test_images_whose_labels_were_corrected_are_marked(settings: LabelSettings, tmp_path: Path) -> None:
+    """Those of which a reviewed label is given; one that is of another image marks nothing."""
+    label(settings)
+    for key in ("b/2", "elsewhere"):
+        place = tmp_path / f"reviewed/{key}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros(SIZE, np.uint8)).save(place)
+    made = report(settings.out, reviewed=tmp_path / "reviewed")
+    assert column(made, "reviewed") == {key: int(key == "b/2") for key in KEYS}
+    assert made.summary.counts.reviewed == 1
+
+
+def test_labels_of_a_data_set_with_its_own_names_find_their_images(settings: LabelSettings, tmp_path: Path) -> None:
+    """Cityscapes' suffixes of images and labels do not keep them from each other."""
+    for key in ("aachen/1", "aachen/2"):
+        for folder, suffix in (("images", "_leftImg8bit"), ("truth", "_gtFine_labelTrainIds")):
+            place = tmp_path / f"city/{folder}/{key}{suffix}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(tmp_path / folder / "b/2.png", place)
+    city = {"images": tmp_path / "city/images", "layout": "cityscapes"}
+    label(settings.model_copy(update=city))
+    made = report(settings.out, truth=tmp_path / "city/truth", layout="cityscapes")
+    assert set(column(made, "error")) == {"aachen/1_leftImg8bit", "aachen/2_leftImg8bit"}
+    assert None not in column(made, "error").values()
+    assert {"image", "auto", "truth"} <= thumbs(made)[0].keys()
+
+
+def test_a_run_of_failures_has_a_page(settings: LabelSettings) -> None:
+    """It says why, and has no picture to show."""
+    for path in settings.images.rglob("*.png"):
+        path.write_bytes(b"no image")
+    label(settings)
+    made = report(settings.out, coarse=settings.images.parent / "coarse")
+    assert (made.summary.counts.done, made.summary.counts.failed, len(made.summary.failures)) == (0, 4, 4)
+    assert [row.pixels_auto for row in made.summary.classes] == [0, 0, 0]
+    assert (made.summary.labelled, made.summary.coverage_map, made.summary.plots) == (None, (), ())
 
 
 def test_hostile_names_reach_the_page_as_text(settings: LabelSettings, schema: ClassSchema) -> None:
@@ -392,22 +426,17 @@ def test_what_is_no_run_or_no_folder_is_refused(
 
 
 def calibration(schema: ClassSchema) -> Calibration:
-    """One of these classes, in two steps; of the last class there was no truth."""
-    curve = (CurvePoint(0.0, 0.8, 0.7, 0.9, 0.9, 5, 1000), CurvePoint(0.5, 0.9, 0.85, 0.95, 0.7, 5, 700))
-    classes = [ClassCalibration(name, 0.5, "met", 5, 800, curve) for name in schema.names]
-    classes[-1] = replace(classes[-1], truth_pixels=0, truth_images=0, status="too little evidence")
-    return Calibration(
-        kind="calibration",
-        version=1,
-        made_with={},
-        data={"truth": "held/out"},
-        steps=2,
-        target=Target("precision", 0.9, 2, 0.5),
-        classes=tuple(classes),
-        confusion=((0,) * 4,) * 3,
-        reliability=(ReliabilityBin(0.7, 0.6, 10),),
-        ece=0.1,
-    )
+    """Of these classes, in two steps; its labels of class 1 were always right, of class 2 there was no truth."""
+    counts = CalibrationCounts.nothing(3, 2)
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        truth = rng.integers(0, 2, (8, 8), np.uint8)
+        given = np.where(rng.random((8, 8)) < 0.5, truth, np.uint8(0))
+        planes = np.stack([given, rng.integers(0, 2, (8, 8), np.uint8)])
+        counts += CalibrationCounts.of_image(LabelMap(truth, 3), planes, 2)
+    choices = tuple(ClassChoice(name, 0.5, "met") for name in schema.names)
+    measured = {"temperature": 1.0, "classes": list(schema.names)}
+    return Calibration("calibration.json", measured, counts, ChoiceRule(target_precision=0.9), choices, {}, 0)
 
 
 def audit(schema: ClassSchema) -> Audit:
@@ -445,12 +474,20 @@ def test_quality_is_taken_from_a_calibration_or_an_audit_of_the_run(
     assert (made.summary.precision, made.summary.precision_low, made.summary.curves) == (0.75, 0.6, ())
     assert "not with the truth: of interiors" in made.summary.precision_source
     assert column(made, "disagreement")["b/2"] == 0.25
-    write_calibration(run.calibration, calibration(schema))
+    made_before = calibration(schema)
+    run.calibration.write_bytes(made_before.to_json())
     summary = report(settings.out).summary
-    assert [row.precision for row in summary.classes] == [0.9] * 3
+    quality = made_before.quality()
+    assert [row.precision for row in summary.classes] == [
+        None if one.precision is None else pytest.approx(one.precision) for one in quality.classes
+    ]
+    assert (summary.classes[1].precision, summary.classes[2].precision) == (1, None)
     assert [curve.class_index for curve in summary.curves] == [0, 1]
-    assert summary.ece == 0.1
-    assert "held/out" in summary.precision_source
+    assert [point.coverage for point in summary.curves[1].points] == [
+        pytest.approx(point.coverage, abs=1e-5) for point in made_before.curve(schema.names[1])
+    ]
+    assert summary.ece == pytest.approx(made_before.ece)
+    assert "on 6 other images" in summary.precision_source
     measured = report(settings.out, truth=settings.images.parent / "truth").summary
     assert "Measured against the ground truth of 4 images" in measured.precision_source
     run.calibration.write_text("{}")
