@@ -9,7 +9,7 @@ from click.core import ParameterSource
 from cli.console import Console, human_bytes
 from cli.exit_codes import ExitCode
 from cli.folders import FOLDER_OR_URL, OUT_OR_URL
-from cli.label_options import labelling_options
+from cli.label_options import labelling_options, refuse_two_thresholds
 from cli.options import (
     FILE,
     FOLDER,
@@ -31,6 +31,7 @@ _OF_THE_TEACHER = (
     "scales",
     "threshold",
     "class_thresholds",
+    "thresholds",
     "flip",
     "min_component",
     "keep",
@@ -118,6 +119,7 @@ def estimate(
         raise click.UsageError("with --teacher give --images DIR and neither --count nor --size")
     if isinstance(classes, int):
         raise click.UsageError("with --teacher give --classes as a schema, or leave it out: the teacher has classes")
+    refuse_two_thresholds(ctx)
     from cli.sample_estimate_view import estimate_by_sample
 
     how = {name: options.pop(name) for name in ("sample", "seed", "devices", "truth")}

@@ -4,13 +4,19 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from cli.options import Numbers, class_thresholds_option, png_option, precision_option
+from cli.options import FILE, Numbers, class_thresholds_option, png_option, precision_option
 
 _OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
     click.option("--scales", type=Numbers(), default="0.5,1,2", show_default=True, help="Must contain 1."),
     click.option("--threshold", type=float, default=0.5, show_default=True, help="Keep where confidence > threshold."),
     class_thresholds_option(""),
+    click.option(
+        "--thresholds",
+        type=FILE,
+        help="A calibration of this teacher, made by `calibrate`, with a threshold for each class.",
+    ),
     click.option("--flip", is_flag=True, help="Average with the mirror image: twice the time."),
     click.option(
         "--min-component",
@@ -48,3 +54,14 @@ def labelling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def refuse_two_thresholds(ctx: click.Context) -> None:
+    """Refuse a threshold given on the command line beside a calibration, which has one for each class.
+
+    Raises:
+        click.UsageError: both are given.
+    """
+    given = ctx.get_parameter_source("threshold") is ParameterSource.COMMANDLINE
+    if given and ctx.params["thresholds"] is not None:
+        raise click.UsageError("--thresholds has a threshold for each class; leave out it or --threshold", ctx)

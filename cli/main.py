@@ -74,6 +74,7 @@ def main() -> None:
 def _register() -> None:
     from cli.audit import audit
     from cli.budget import budget
+    from cli.calibrate import calibrate
     from cli.compare import compare
     from cli.demo import demo
     from cli.doctor import doctor
@@ -99,6 +100,7 @@ def _register() -> None:
         status,
         verify,
         inspect_label,
+        calibrate,
         merge,
         train,
         evaluate,

@@ -8,6 +8,7 @@ import click
 from cli.console import Console, Progress, human_bytes
 from cli.exit_codes import ExitCode
 from cli.options import (
+    FILE,
     FOLDER,
     OUT,
     class_thresholds_option,
@@ -25,6 +26,7 @@ _FAILURES_SHOWN = 20
 @click.argument("run", type=FOLDER)
 @click.option("--threshold", type=float, help="Keep where confidence > threshold.  [default: as in RUN]")
 @class_thresholds_option(None)
+@click.option("--thresholds", type=FILE, help="A calibration, made by `calibrate`, with a threshold for each class.")
 @png_option(None)
 @workers_option
 @click.option("--out", type=OUT, required=True, help="Folder of the new run.")

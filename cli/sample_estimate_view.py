@@ -7,6 +7,9 @@ from cli.console import Console, Progress, human_bytes, human_seconds
 from cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
+    from pipeline.calibrated import with_thresholds
+    from pipeline.calibration_file import read_calibration
+    from pipeline.provenance import decisive_settings
     from pipeline.sample_estimate import SampleEstimate, Verdict
     from pipeline.settings import LabelSettings
     from pipeline.stratified import Interval
@@ -84,6 +87,9 @@ def _measure(
         precision=settings.precision,
         compiled=settings.compiled,
     )
+    if settings.thresholds is not None:
+        calibration = read_calibration(settings.thresholds)
+        settings = with_thresholds(settings, calibration, decisive_settings(settings, teacher))
     results = []
     with Progress("measure", len(drawn.drawn)) as progress:
         for one in measure_sample(drawn, TeacherMeasure(teacher, settings, true_labels)):

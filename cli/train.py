@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.console import Console, Stages
+from cli.gate_view import gate_option
 from cli.options import (
     FOLDER,
     OUT,

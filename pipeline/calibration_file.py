@@ -20,7 +20,6 @@ from pipeline.threshold_choice import ChoiceRule, ClassChoice, choose_thresholds
 from storage.errors import MissingFileError, SettingsError
 from storage.object_io import find_file, read_file
 from storage.soft_store import level_of
-from storage.workspace import write_atomically
 
 KIND, VERSION = "calibration", 1
 
@@ -69,6 +68,10 @@ class Calibration:
     rule: ChoiceRule
     choices: tuple[ClassChoice, ...]
     """In the order of the class indices."""
+    failed: Mapping[str, str]
+    """Images that could not be counted, by key, and why."""
+    unknown: int
+    """Pixels of the truth whose source id the classes do not know; they are not judged."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -198,7 +201,7 @@ class Calibration:
         """
         level_of(rule.default_threshold, self.counts.steps)
         choices = choose_thresholds(self.counts, self.classes, rule)
-        return Calibration(self.where, self.measured, self.counts, rule, choices)
+        return replace(self, rule=rule, choices=choices)
 
     def to_json(self) -> bytes:
         """The file's content: the same for the same counts and rule, one line a field."""
@@ -227,26 +230,13 @@ class Calibration:
             "coverage": quality.coverage,
             "ece": self.ece,
             "confusion": self.confusion().tolist(),
+            "failed": dict(self.failed),
+            "unknown": self.unknown,
             "steps": self.counts.steps,
             "counts": self.counts.to_plain(),
         }
         lines = (f"{json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items())
         return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
-
-    def write(self, path: Path) -> None:
-        """Write the file, whole or not at all.
-
-        Raises:
-            WorkspaceError: it cannot be written.
-        """
-        write_atomically(path, self.to_json())
-
-
-def new_calibration(
-    where: str, measured: Mapping[str, Any], names: tuple[str, ...], counts: CalibrationCounts, rule: ChoiceRule
-) -> Calibration:
-    """Choose thresholds by what was counted; arguments as in `Calibration`."""
-    return Calibration(where, measured, counts, rule, choose_thresholds(counts, names, rule))
 
 
 def read_calibration(path: Path) -> Calibration:
@@ -284,9 +274,9 @@ def _parse(where: str, content: Mapping[str, Any]) -> Calibration:
         raise ValueError("its classes, its counts and what was measured do not agree")
     for choice in choices:
         level_of(choice.threshold, counts.steps)
-    found = Calibration(where, measured, counts, ChoiceRule(**content["rule"]), choices)
-    float(found.temperature)
-    return found
+    rule, failed = ChoiceRule(**content["rule"]), dict(content["failed"])
+    float(measured["temperature"])
+    return Calibration(where, measured, counts, rule, choices, failed, int(content["unknown"]))
 
 
 def _or_none(share: float) -> float | None:

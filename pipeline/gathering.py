@@ -14,6 +14,7 @@ from typing import Self
 
 from pydantic import Field
 
+from pipeline.calibrated import keep_calibration, kept_calibration
 from pipeline.gather_plan import GatherPlan, GatherPlanner, Holdings, Task
 from pipeline.gather_source import GatherSource, absent_shards, open_sources, shard_count
 from pipeline.kept_confidence import StoreWriter, find_store, release_slots
@@ -116,6 +117,9 @@ class GatherRun:
             self.ledger = stack.enter_context(opened_run(self.workspace))
             before = self.ledger.settings
             claim(self.workspace, self.ledger, before, self.decisive, self.label_settings, "label", first.schema)
+            keep_calibration(
+                self.workspace, self.label_settings, kept_calibration(first.workspace, self.label_settings)
+            )
             self._plan(held)
             self._stack = stack.pop_all()
 

@@ -3,7 +3,6 @@
 What the scores are is in `evaluation`.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation import EvaluationProgress, evaluate_network
-from pipeline.samples import collect_samples
+from pipeline.samples import collect_samples, fingerprint_files
 from pipeline.scores import Scores
 from storage.errors import MissingFileError
 from storage.layouts import Layout
@@ -66,11 +65,12 @@ def judge_checkpoint(
     if not checkpoint.is_file():
         raise MissingFileError(f"no checkpoint {checkpoint}; give the path of one")
     schema = load_schema(classes)
+    samples = collect_samples(images, truth, "fine", layout, ids, partial=True).samples
     how = {
         "scores": SCORES_RULE,
         "network": file_digest(checkpoint),
         "classes": schema.digest,
-        "files": _fingerprint(images, truth, layout, ids),
+        "files": fingerprint_files(samples),
         "ids": ids,
         "scales": list(scales),
         "threshold": threshold,
@@ -98,13 +98,6 @@ def judge_checkpoint(
     cache.parent.mkdir(exist_ok=True)
     write_atomically(cache, json.dumps({"judged": how, "scores": asdict(scores)}, indent=1).encode())
     yield scores
-
-
-def _fingerprint(images: Path, truth: Path, layout: Layout, ids: Ids | None) -> str:
-    """Of the images and their truth by name, size and time: no file is read."""
-    samples = collect_samples(images, truth, "fine", layout, ids, partial=True).samples
-    files = [(s.key, *((f.st_size, f.st_mtime_ns) for f in (s.image.stat(), s.label.path.stat()))) for s in samples]
-    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
 def _known(cache: Path, how: dict[str, Any]) -> Scores | None:

@@ -11,8 +11,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from pipeline.calibrated import keep_calibration, kept_calibration, with_thresholds
+from pipeline.calibration_file import Calibration, read_calibration
 from pipeline.labelling import LabelSummary
 from pipeline.plan import refusals
 from pipeline.provenance import label_provenance
@@ -47,12 +49,23 @@ class RethresholdSettings(Settings):
     """Of all classes but those below; None: the run's own."""
     class_thresholds: dict[str, Threshold] | None = None
     """Thresholds of classes that have one of their own, by class name; None: the run's."""
+    thresholds: Path | None = None
+    """A calibration, which has a threshold for each class."""
     png: Preset | None = None
     """How hard the label PNGs are compressed; None: as the run's."""
     workers: int | None = Field(None, ge=1, le=256)
     """Threads; None: one a processor."""
     out: Path
     """Folder of the new run."""
+
+    @model_validator(mode="after")
+    def _thresholds_from_one_place(self) -> Self:
+        others = {"threshold": self.threshold, "class_thresholds": self.class_thresholds}
+        if self.thresholds is not None and (given := [name for name, value in others.items() if value is not None]):
+            raise SettingsError(
+                f"got both thresholds, the calibration {self.thresholds}, and {' and '.join(given)}: leave one out"
+            )
+        return self
 
 
 class RethresholdRun:
@@ -62,7 +75,8 @@ class RethresholdRun:
 
     Raises:
         MissingFileError: there is no such run, or its confidence was not kept.
-        SettingsError: a threshold is not on the grid of the kept confidence, or a name is no class.
+        SettingsError: a threshold is not on the grid of the kept confidence, a name is no class, or the calibration is
+            of other confidences than those that were kept.
         ForeignSettingsError: the new folder holds labels made with other settings.
         WorkspaceError: a folder cannot be read or written, or another process has it.
     """
@@ -86,6 +100,9 @@ class RethresholdRun:
         with ExitStack() as stack:
             parent = stack.enter_context(Ledger(self._parent.ledger, read_only=True))
             self.schema = load_schema(str(self._parent.classes))
+            self._calibration: Calibration | None = None
+            if settings.thresholds is not None:
+                self._calibration = read_calibration(settings.thresholds)
             self.label_settings = self._label_settings(parent)
             self.decisive = self._decisive_settings(parent)
             self.digest = settings_digest(self.decisive)
@@ -102,6 +119,7 @@ class RethresholdRun:
                 "label",
                 self.schema,
             )
+            keep_calibration(self.workspace, self.label_settings, self._calibration)
             self._slots = parent.slots()
             self._plan(parent)
             self._stack = stack.pop_all()
@@ -131,7 +149,11 @@ class RethresholdRun:
             "budget": None,
             "out": own.out,
         }
-        return LabelSettings.checked(**before.model_dump() | changes)
+        asked = LabelSettings.checked(**before.model_dump() | changes)
+        if self._calibration is None:
+            self._calibration = kept_calibration(self._parent, asked)
+            return asked
+        return with_thresholds(asked, self._calibration, recorded)
 
     def _decisive_settings(self, parent: Ledger) -> dict[str, object]:
         decisive = dict(parent.settings or {})

@@ -4,7 +4,9 @@ The kind is a field given by whoever names the folder; nothing is read from path
 read a sample.
 """
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -94,6 +96,12 @@ def collect_samples(
         )
     samples = tuple(Sample(key, by_key[key], label_of[key], kind) for key in paired)
     return Collection(samples, tuple(unlabelled), tuple(sorted(label_of.keys() - by_key.keys())))
+
+
+def fingerprint_files(samples: Sequence[Sample]) -> str:
+    """Hash of the samples' files by name, size and time, sha256; no file is read."""
+    files = [(s.key, *((f.st_size, f.st_mtime_ns) for f in (s.image.stat(), s.label.path.stat()))) for s in samples]
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
 def check_sizes_agree(image: Path, image_size: tuple[int, int], label: Path, label_size: tuple[int, int]) -> None:

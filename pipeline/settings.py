@@ -166,6 +166,8 @@ class LabelSettings(LabellingRecipe):
     classes: str | None = None
     """A class schema's name or file; the teacher's own where it has one."""
     layout: Layout = "folder"
+    thresholds: Path | None = None
+    """A calibration, which has a threshold for each class: `threshold` is then of none."""
     ids: Ids = "class"
     """Values of the label PNGs, which they decide too: class indices, or the schema's source ids."""
     device: str = "auto"
@@ -197,6 +199,14 @@ class LabelSettings(LabellingRecipe):
         return self
 
     @model_validator(mode="after")
+    def _thresholds_from_one_place(self) -> Self:
+        if self.thresholds is not None and self.class_thresholds:
+            raise SettingsError(
+                f"got both thresholds, the calibration {self.thresholds}, and class_thresholds: leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _labels_apart(self) -> Self:
         if lies_in(self.out, self.images) and lies_in(self.images, self.out):
             raise SettingsError(f"out {self.out} is the folder of the images; choose one of its own for the labels")
@@ -209,12 +219,7 @@ class LabelSettings(LabellingRecipe):
         return self
 
     @model_validator(mode="after")
-    def _gate_has_a_measure(self) -> Self:
-        if self.gate and self.coarse is None:
-            raise SettingsError(
-                f"gate {', '.join(self.gate)} needs something that tells how good labels are: --coarse, human labels "
-                f"of these images"
-            )
+    def _coarse_can_be_audited(self) -> Self:
         if self.coarse_ids is not None and self.coarse is None:
             raise SettingsError("coarse_ids says what the values of --coarse are, and that is not given")
         if self.coarse is not None and is_remote(self.out):

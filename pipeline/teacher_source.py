@@ -14,6 +14,7 @@ from storage.schema import ClassSchema
 from storage.soft_store import Keep
 
 if TYPE_CHECKING:
+    from pipeline.calibrate_settings import CalibrateSettings
     from pipeline.settings import LabelSettings
     from teacher import Teacher
     from teacher.inference import Precision
@@ -66,7 +67,9 @@ class TeacherSource:
     compiled: bool
 
     @classmethod
-    def of(cls, settings: "LabelSettings", teacher: "Teacher", thresholds: tuple[float, ...]) -> Self:
+    def of(
+        cls, settings: "LabelSettings | CalibrateSettings", teacher: "Teacher", thresholds: tuple[float, ...]
+    ) -> Self:
         """The source of a teacher that was loaded as the settings say."""
         file = Path(settings.teacher) if settings.weights is None else settings.weights
         return cls(

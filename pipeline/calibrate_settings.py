@@ -1,0 +1,73 @@
+"""What `calibrate` does: on what, with which teacher, and what the thresholds are chosen for."""
+
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.provenance import DECISION_RULE
+from pipeline.settings import Scales
+from pipeline.threshold_choice import ChoiceRule
+from storage.layouts import Layout
+from storage.schema import Ids
+from storage.soft_store import DEFAULT_STEPS, MAX_STEPS, Keep, level_of
+from teacher import Teacher
+from teacher.inference import Precision
+
+
+class CalibrateSettings(ChoiceRule):
+    """The settings of a calibration: those of the choice, and those that decide what is counted."""
+
+    teacher: str
+    """A network's name, or the path of a checkpoint."""
+    weights: Path | None = None
+    """Weights, where the teacher is a name."""
+    images: Path
+    """Held-out images, which the teacher was not trained on."""
+    truth: Path
+    """Folder of their fine labels."""
+    classes: str | None = None
+    """A class schema's name or file; the teacher's own where it has one."""
+    layout: Layout = "folder"
+    ids: Ids | None = None
+    """What the truth's values are."""
+    scales: Scales = (0.5, 1.0, 2.0)
+    flip: bool = False
+    precision: Precision = "fp32"
+    device: str = "auto"
+    compiled: bool = False
+    """Have torch compile the network."""
+    keep_steps: int = Field(DEFAULT_STEPS, ge=1, le=MAX_STEPS)
+    """Thresholds are multiples of 1 / keep_steps, as in `label --keep`."""
+    allow_training_images: bool = False
+    """Count also images that the teacher was trained on."""
+    out: Path
+    """The calibration's file."""
+
+    @model_validator(mode="after")
+    def _default_on_grid(self) -> Self:
+        level_of(self.default_threshold, self.keep_steps)
+        return self
+
+    @property
+    def keep(self) -> Keep:
+        """What the teacher has to say of each pixel beside its label."""
+        return "confidence"
+
+    @property
+    def rule(self) -> ChoiceRule:
+        """How the thresholds are chosen from the counts."""
+        return ChoiceRule(**self.model_dump(include=set(ChoiceRule.model_fields)))
+
+    def decisive(self, teacher: Teacher) -> dict[str, Any]:
+        """What decides the class and the confidence of each pixel, as plain values: no paths, no device."""
+        return {
+            "teacher": teacher.digest,
+            "network": teacher.spec.network,
+            "classes": list(teacher.schema.names),
+            "scales": list(self.scales),
+            "flip": self.flip,
+            "precision": self.precision,
+            "temperature": 1.0,
+            "decision_rule": DECISION_RULE,
+        }

@@ -1,0 +1,245 @@
+"""Calibration: what held-out labels say of a teacher at every threshold, and the thresholds that are chosen by it.
+
+It streams: an image is counted and forgotten. What was counted is saved now and then, so that the same command goes on
+after a stop; what is finished stays good for every other target, which needs no teacher's work.
+"""
+
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.calibrate_settings import CalibrateSettings
+from pipeline.calibration_counts import CalibrationCounts
+from pipeline.calibration_file import Calibration, read_calibration
+from pipeline.calibration_state import CalibrationState, read_state, refuse_other
+from pipeline.guard import refuse_trained_images
+from pipeline.labeller import Decider, TilingDecider
+from pipeline.samples import Sample, collect_samples, fingerprint_files, read_sample
+from pipeline.step_down import StepDown, Way, is_out_of_memory
+from pipeline.teacher_decider import TeacherDecider
+from pipeline.teacher_source import TeacherSource
+from pipeline.threads import map_ahead
+from pipeline.threshold_choice import choose_thresholds
+from storage.atomic_file import as_ours
+from storage.errors import ImageError, LabelError, WorkspaceError
+from storage.label_map import LabelMap
+from storage.schema import ClassSchema, load_schema
+from storage.workspace import remove_partial_files, write_atomically
+from teacher import Teacher, load_teacher
+
+SAVE_SECONDS = 10.0
+"""So much work at most is lost when the process is killed."""
+
+_READERS = 2
+_AHEAD = 4
+"""Images that are read, or wait, beside the one that is decided."""
+
+
+def state_folder(out: Path) -> Path:
+    """Where what was counted lies until the calibration is whole: a folder beside it, of this run alone."""
+    return out.with_name(f"{out.name}.state")
+
+
+def _state_file(out: Path) -> Path:
+    return state_folder(out) / "counts.json"
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationRun:
+    """A calibration, opened: iterate over it to count, then ask for the result."""
+
+    settings: CalibrateSettings
+    teacher: Teacher
+    samples: tuple[Sample, ...]
+    """All held-out images with their truth, in order."""
+    measured: Mapping[str, Any]
+    """What is counted, and how."""
+    state: CalibrationState
+    """How far an earlier run has come."""
+    finished: Calibration | None
+    """The calibration, where an earlier run has counted all of it."""
+    images_without_truth: int
+    """They are not judged."""
+    truth_without_image: int
+
+    @classmethod
+    def open(cls, settings: CalibrateSettings) -> Self:
+        """Load the teacher, pair images and truth, and find what an earlier run has counted.
+
+        Raises:
+            MissingFileError: there is no such folder or file.
+            LayoutError: no image has a truth.
+            LeakError: the teacher was trained on some of the images.
+            ForeignSettingsError: `out`, or what was counted for it, is of another calibration.
+            WorkspaceError: what was counted is damaged, or `out` cannot be written.
+            SettingsError: `out` is something else.
+            SettingsError, SchemaError, CheckpointError: the teacher cannot be made as asked.
+        """
+        schema = None if settings.classes is None else load_schema(settings.classes)
+        teacher = load_teacher(
+            settings.teacher,
+            settings.weights,
+            schema=schema,
+            device=settings.device,
+            precision=settings.precision,
+            compiled=settings.compiled,
+        )
+        found = collect_samples(
+            settings.images, settings.truth, "fine", settings.layout, settings.ids, partial=True, schema=teacher.schema
+        )
+        if not settings.allow_training_images:
+            refuse_trained_images(found.samples, teacher.trained_on, "this teacher")
+        measured = {
+            **settings.decisive(teacher),
+            "classes_digest": teacher.schema.digest,
+            "steps": settings.keep_steps,
+            "ids": settings.ids,
+            "images": len(found.samples),
+            "files": fingerprint_files(found.samples),
+            "allow_training_images": settings.allow_training_images,
+        }
+        finished = None
+        if settings.out.exists():
+            finished = read_calibration(settings.out)
+            refuse_other(settings.out, finished.measured, measured)
+        state = read_state(_state_file(settings.out), measured, len(teacher.schema), settings.keep_steps)
+        missing = len(found.images_without_label), len(found.labels_without_image)
+        return cls(settings, teacher, found.samples, measured, state, finished, *missing)
+
+    def __iter__(self) -> Iterator[CalibrationState]:
+        """Count what is not counted yet; yields the state after each image, and saves it now and then.
+
+        Raises:
+            WorkspaceError: it cannot be saved.
+            RuntimeError, MemoryError: the device cannot predict.
+        """
+        settings, saved = self.settings, _state_file(self.settings.out)
+        self._make_folder()
+        self.state.save(saved, self.measured)  # what cannot be saved should not be begun
+        decider = TeacherDecider(self.teacher, TeacherSource.of(settings, self.teacher, (0.0,)))
+        last, last_saved = self.state, time.monotonic()
+        try:
+            for state in count_samples(self.samples, self.teacher.schema, decider, self.state):
+                last = state
+                if time.monotonic() - last_saved > SAVE_SECONDS:
+                    state.save(saved, self.measured)
+                    last_saved = time.monotonic()
+                yield state
+        finally:
+            last.save(saved, self.measured)  # also after an error, or Ctrl-C
+
+    def result(self, state: CalibrationState) -> Calibration:
+        """Choose the thresholds, and write the calibration.
+
+        Args:
+            state: of all images; of no meaning where an earlier run had finished.
+
+        Raises:
+            LabelError: no image could be counted, or their truth has no pixel with a class.
+            WorkspaceError: the file cannot be written.
+        """
+        settings, schema = self.settings, self.teacher.schema
+        if self.finished is not None:
+            calibration = self.finished.chosen_by(settings.rule)
+        else:
+            if not state.counts.truth.any():
+                reason = next(iter(state.failed.values()), "the truth has no pixel with a class")
+                raise LabelError(f"nothing could be judged of {len(self.samples)} images: {reason}")
+            rule, counts = settings.rule, state.counts
+            choices = choose_thresholds(counts, schema.names, rule)
+            calibration = Calibration(
+                str(settings.out), self.measured, counts, rule, choices, state.failed, state.unknown
+            )
+        self._make_folder()
+        write_atomically(settings.out, calibration.to_json(), state_folder(settings.out))
+        shutil.rmtree(state_folder(settings.out))
+        return calibration
+
+    def _make_folder(self) -> None:
+        """Make the folder of what is under way, and throw away what a killed process left half written there."""
+        folder = state_folder(self.settings.out)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise as_ours(f"cannot make {folder}", error) from error
+        remove_partial_files(folder)
+
+
+def count_samples(
+    samples: Sequence[Sample], schema: ClassSchema, decider: Decider, state: CalibrationState
+) -> Iterator[CalibrationState]:
+    """Count images, one after the other; at most a few are in memory.
+
+    Args:
+        samples: all of them, also those that are in the state already.
+        schema: the classes.
+        decider: keeps class and confidence of each pixel.
+        state: what is counted already.
+
+    Yields:
+        The state after each image. One whose image or truth cannot be read, or that is too small, has failed.
+
+    Raises:
+        WorkspaceError: a store does not answer.
+        RuntimeError, MemoryError: the device cannot predict.
+    """
+    steps, left = state.counts.steps, samples[state.done :]
+
+    def read(sample: Sample) -> tuple[npt.NDArray[np.uint8], LabelMap] | str:
+        try:
+            return read_sample(sample, schema)
+        except WorkspaceError:
+            raise  # a store that does not answer is no fault of one image
+        except (ImageError, LabelError) as error:
+            return str(error)
+
+    ways = _ways(decider)
+    with ThreadPoolExecutor(_READERS, "read") as pool:
+        try:
+            for sample, content in zip(left, map_ahead(read, left, pool, _AHEAD), strict=True):
+                if isinstance(content, str):
+                    state = state.without(sample.key, content)
+                else:
+                    image, truth = content
+                    try:
+                        planes = _decide(decider, ways, image)
+                    except ImageError as error:
+                        state = state.without(sample.key, f"{sample.image}: {error}")
+                    else:
+                        state = state.plus(CalibrationCounts.of_image(truth, planes, steps), truth.unknown)
+                yield state
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _ways(decider: Decider) -> StepDown:
+    if isinstance(decider, TilingDecider):
+        return StepDown(lambda size: decider.first_way(size, 1), decider.next_tile)
+    return StepDown(lambda _: Way(), lambda *_: None)
+
+
+def _decide(decider: Decider, ways: StepDown, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Class and confidence of each pixel, as `Decision.soft`; in tiles where memory does not suffice."""
+    size = (image.shape[0], image.shape[1])
+    while True:
+        way = ways.way(size)
+        try:
+            if way.tile is not None and isinstance(decider, TilingDecider):
+                (decision,) = decider.decide_in_tiles([image], way.tile)
+            else:
+                (decision,) = decider.decide([image])
+        except (RuntimeError, MemoryError) as error:
+            if not (is_out_of_memory(error) and ways.step_down(size, 1)):
+                raise
+        else:
+            assert decision.soft is not None, "the decider was asked to keep confidence"
+            return decision.soft
+        if isinstance(decider, TilingDecider):
+            decider.free_memory()  # not before the error, which held on to it, is gone
