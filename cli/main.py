@@ -1,10 +1,16 @@
 """The command `autocoarse`: collects its subcommands and turns errors into messages and exit codes."""
 
+import contextlib
+import json
+import signal
+import threading
+from collections.abc import Iterator
 from typing import NoReturn
 
 import click
 
 from cli.exit_codes import ExitCode
+from cli.options import JSON_WANTED
 from storage.errors import (
     AutocoarseError,
     BudgetError,
@@ -31,7 +37,11 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         """Run a subcommand; what the machine or the user can cause becomes a message and an exit code."""
         try:
-            return super().invoke(ctx)
+            with _stopped_in_order():
+                return super().invoke(ctx)
+        except click.UsageError as error:
+            _tell_program(ctx, error.format_message(), ExitCode.USAGE)
+            raise
         except AutocoarseError as error:
             _end(ctx, str(error), _exit_code(error))
         except BrokenPipeError:
@@ -58,7 +68,31 @@ def _exit_code(error: AutocoarseError) -> ExitCode:
 
 def _end(ctx: click.Context, message: str, code: ExitCode) -> NoReturn:
     click.echo(f"autocoarse {ctx.invoked_subcommand}: {message}", err=True)
+    _tell_program(ctx, message, code)
     ctx.exit(code)
+
+
+def _tell_program(ctx: click.Context, message: str, code: ExitCode) -> None:
+    """Where JSON was asked for, say there too what went wrong."""
+    if ctx.meta.get(JSON_WANTED):
+        click.echo(json.dumps({"error": message, "exit_code": code}))
+
+
+@contextlib.contextmanager
+def _stopped_in_order() -> Iterator[None]:
+    """Make SIGTERM, by which batch systems and containers end a process, stop the work as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what a signal does
+        return
+
+    def interrupt(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - a signal handler's form
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

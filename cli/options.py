@@ -243,8 +243,22 @@ settings_option = click.option(
         f"with autocoarse: {', '.join(recipe_names())}."
     ),
 )
+JSON_WANTED = "autocoarse.json"
+"""Set in the context's `meta` where the command was asked for JSON, so that an error is JSON too."""
+
+
+def _remember_json(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
+    ctx.meta[JSON_WANTED] = value
+    return value
+
+
 json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Last line of stdout is one JSON object; the rest goes to stderr."
+    "--json",
+    "as_json",
+    is_flag=True,
+    is_eager=True,
+    callback=_remember_json,
+    help="Last line of stdout is one JSON object, also where it fails; the rest goes to stderr.",
 )
 layout_option = click.option(
     "--layout",
