@@ -11,7 +11,6 @@ from cli.options import (
     OUT,
     OUT_FILE,
     Numbers,
-    gate_option,
     ids_option,
     json_option,
     layout_option,
