@@ -154,8 +154,10 @@ def test_a_gate_that_is_not_met_is_exit_code_4(data: Path) -> None:
     assert "the gate precision>=0.9 is met" in met.stdout
     failed = invoke("audit", data / "run", "--coarse", data / "other", "--gate", "precision>=0.9", "--json")
     assert failed.exit_code == 4
-    assert json.loads(failed.stdout)["precision"] == 0
-    assert "precision 0.00% (0.00% to" in failed.stderr
+    got = json.loads(failed.stdout)
+    assert got["precision"] == 0
+    assert "precision 0.00% (0.00% to" in got["gate_failure"]
+    assert got["gate_failure"] in failed.stderr
     assert read_audit(data / "run/audit.json").precision == 0
 
 
@@ -192,6 +194,7 @@ def test_labels_gate_is_checked_before_any_work(labelled: Path) -> None:
     """Without a measure, or on a class that the teacher does not know, it is refused, and nothing is labelled."""
     refused = label(labelled, "--gate", "precision>=0.9")
     assert refused.exit_code == 2
+    assert "--thresholds" in refused.stderr
     assert "--coarse" in refused.stderr
     for options, says in (
         (("--coarse", labelled / "same", "--gate", "precision[rode]>=0.9"), "rode is no class of three"),
@@ -201,6 +204,31 @@ def test_labels_gate_is_checked_before_any_work(labelled: Path) -> None:
         assert result.exit_code == 2
         assert says in result.stderr
         assert not list((labelled / "new").glob("labels/*"))
+
+
+def test_label_asks_a_calibration_before_it_starts(labelled: Path) -> None:
+    """By a calibration that fails the gate nothing is labelled, exit code 4; one that meets it labels, and again."""
+    for name in ("same", "other"):
+        calibrated = invoke(
+            *("calibrate", "--teacher", labelled / "tiny_teacher.pt", "--images", labelled / "images", "--scales", "1"),
+            *("--truth", labelled / name, "--classes", labelled / "classes.json", "--target-precision", "0.9"),
+            *("--device", "cpu", "--out", labelled / f"{name}.json"),
+        )
+        assert calibrated.exit_code == 0, calibrated.stderr
+    new = ("--out", labelled / "new", "--gate", "precision>=0.9")
+    failed = label(labelled, "--thresholds", labelled / "other.json", *new)
+    assert failed.exit_code == 4
+    assert "is not met, as the calibration of" in failed.stderr
+    assert "nothing was labelled" in failed.stderr
+    assert not (labelled / "new").exists()
+    met = label(labelled, "--thresholds", labelled / "same.json", *new)
+    assert met.exit_code == 0, met.stderr
+    assert len(list((labelled / "new/labels").iterdir())) == IMAGES
+    assert invoke("label", "--settings", labelled / "new/settings.toml").exit_code == 0
+    (labelled / "run").rename(labelled / "before")
+    (labelled / "new").rename(labelled / "run")
+    assert train(labelled, "--gate", "precision>=0.9").exit_code == 0
+    assert train(labelled, "--gate", "precision_low>=0.9999").exit_code == 4
 
 
 def test_labels_coarse_labels_may_have_source_ids(labelled: Path, schema: ClassSchema) -> None:

@@ -180,7 +180,10 @@ def calibration() -> Calibration:
         counts += CalibrationCounts.of_image(truth, np.stack([given, np.full_like(given, 8)]), 10)
     rule = ChoiceRule(target_precision=0.9)
     choices = choose_thresholds(counts, ("road", "pole"), rule)
-    return Calibration("held out", {"classes": ["road", "pole"], "temperature": 1.0}, counts, rule, choices)
+    measured = {"classes": ["road", "pole"], "temperature": 1.0}
+    return Calibration(
+        where="held out", measured=measured, counts=counts, rule=rule, choices=choices, failed={}, unknown=0
+    )
 
 
 def test_both_kinds_of_file_are_read(tmp_path: Path, audit: Audit, calibration: Calibration) -> None:
