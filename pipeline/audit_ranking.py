@@ -82,7 +82,8 @@ def expected_shares(images: Sequence[BlockEvidence]) -> list[float]:
     excess = around_mean - (by_chance * (1 - blocks / total))[blocks > 0].sum()
     if excess <= 0:
         return [float(mean)] * len(images)
-    prior = by_chance / (excess / (total - (blocks**2).sum() / total))
+    between = excess / (total - (blocks**2).sum() / total)
     # where blocks are all alike, what was seen counts alone, and the mean for those of which nothing was seen
-    expected = np.where(blocks > 0, (blocks * share + prior * mean) / np.maximum(blocks + prior, 1), mean)
+    own, whole = between * blocks, between * blocks + by_chance
+    expected = np.divide(own * share + by_chance * mean, whole, out=np.full_like(share, mean), where=whole > 0)
     return [float(value) for value in np.clip(expected, 0, 1)]
