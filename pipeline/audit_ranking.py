@@ -80,9 +80,10 @@ def expected_shares(images: Sequence[BlockEvidence]) -> list[float]:
     by_chance = within * (1 - seen)  # variance of an image's share, times its blocks
     around_mean = (blocks * (share - mean) ** 2).sum()
     excess = around_mean - (by_chance * (1 - blocks / total))[blocks > 0].sum()
-    if excess <= 0:
+    independent = total - (blocks**2).sum() / total  # nothing where one image has all blocks
+    if min(excess, independent) <= 0:
         return [float(mean)] * len(images)
-    between = excess / (total - (blocks**2).sum() / total)
+    between = excess / independent
     # where blocks are all alike, what was seen counts alone, and the mean for those of which nothing was seen
     own, whole = between * blocks, between * blocks + by_chance
     expected = np.divide(own * share + by_chance * mean, whole, out=np.full_like(share, mean), where=whole > 0)
