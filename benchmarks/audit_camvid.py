@@ -187,6 +187,11 @@ def compare_images(found: Audit, val: Path, fine: Path) -> None:
         print(f"{what}: true precision {sums.share()[0]:.2%} ({low[0]:.2%} to {high[0]:.2%})")
     result = spearmanr([-one.score for one in found.images], [right / judged for right, judged in ranked])
     print(f"over {len(ranked)} images: Spearman of rank and true precision {result.statistic:.3f}")
+    for folder in found.folders:
+        inside = [one for one in found.images if str(Path(one.key).parent) == folder.name]
+        worst = sum(one in inside for one in found.images[:WORST])
+        result = spearmanr([-one.score for one in inside], [true[one.key][0] / true[one.key][1] for one in inside])
+        print(f"  {folder.name}: {len(inside)} images, {worst} of the worst, Spearman {result.statistic:.3f}")
 
 
 def compare_rankings(images: list[Image]) -> None:
