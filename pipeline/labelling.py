@@ -130,7 +130,8 @@ class LabelRun:
             self.gate.refuse_unknown(self.teacher.schema.names, self.teacher.schema.name)
             if self._calibration is not None:
                 decisive = decisive_settings(settings, self.teacher)
-                settings = self.settings = with_thresholds(settings, self._calibration, decisive)
+                settings = with_thresholds(settings, self._calibration, decisive, brings_temperature=True)
+                self.settings = settings
             self._thresholds = thresholds_by_class(settings.threshold, settings.class_thresholds, self.teacher.schema)
             self.decisive = decisive_settings(settings, self.teacher)
             self.digest = settings_digest(self.decisive)

@@ -117,8 +117,8 @@ Place = Annotated[Path, WrapValidator(_as_place), PlainSerializer(path_text, ret
 class LabellingRecipe(Settings):
     """How images are labelled; not which, and not by what teacher.
 
-    Scales, thresholds, flip, precision and min_component decide the values of the labels; the rest says how they are
-    computed and kept.
+    Scales, thresholds, flip, temperature, precision and min_component decide the values of the labels; the rest says
+    how they are computed and kept.
     """
 
     scales: Scales = (0.5, 1.0, 2.0)
@@ -128,6 +128,8 @@ class LabellingRecipe(Settings):
     """Thresholds of classes that have one of their own, by class name."""
     flip: bool = False
     """Average the logits of the image and of its mirror image."""
+    temperature: float = Field(1.0, gt=0, le=100)
+    """That the logits are divided by before they become probabilities, as `calibrate` may have fitted it."""
     min_component: int = Field(0, ge=0)
     """Connected pixels of one class that are fewer than this become ignore; 0: none do."""
     keep: Keep = "none"
@@ -148,7 +150,9 @@ class LabellingRecipe(Settings):
 
     def decisive(self) -> dict[str, Any]:
         """What decides the values of the labels, as plain values."""
-        return self.model_dump(mode="json", include=set(_DECISIVE))
+        decisive = self.model_dump(mode="json", include=set(_DECISIVE))
+        # what came later and is left at its default is left out, so that older work is gone on with
+        return decisive if self.temperature == 1 else {**decisive, "temperature": self.temperature}
 
 
 _DECISIVE = ("scales", "threshold", "class_thresholds", "flip", "min_component", "precision")
