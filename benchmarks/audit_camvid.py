@@ -36,6 +36,8 @@ from storage.schema import IGNORE, ClassSchema, load_schema
 
 WORST = 30
 REPEATS = 20
+NEIGHBOURS = 10
+"""Frames of the video, sorted by name, that are taken for one independent unit."""
 FARTHEST_FIRST = (
     *("sky", "building", "tree", "road", "sidewalk", "fence", "pole", "sign", "car", "pedestrian", "bicyclist"),
 )
@@ -175,18 +177,29 @@ def compare_images(found: Audit, val: Path, fine: Path) -> None:
         return key, int((judged & (label.values == truth.values)).sum()), int(judged.sum())
 
     true = {key: (right, judged) for key, right, judged in pair_labels(val, fine, schema).judge(count)}
-    ranked = [true[one.key] for one in found.images]
+    block = {key: number // NEIGHBOURS for number, key in enumerate(sorted(true))}
+    ranked = [one.key for one in found.images]
     for what, some in (
         (f"the {WORST} ranked worst", ranked[:WORST]),
         (f"the other {len(ranked) - WORST}", ranked[WORST:]),
     ):
-        sums = RatioSums.of_image(np.zeros(1, np.int64), np.zeros(1, np.int64))
-        for right, judged in some:
-            sums += RatioSums.of_image(np.array([right]), np.array([judged]))
-        low, high = sums.interval()
-        print(f"{what}: true precision {sums.share()[0]:.2%} ({low[0]:.2%} to {high[0]:.2%})")
-    result = spearmanr([-one.score for one in found.images], [right / judged for right, judged in ranked])
+        of_image = _interval([true[key] for key in some])
+        blocks = [
+            [true[key] for key in some if block[key] == number] for number in sorted({block[key] for key in some})
+        ]
+        of_block = _interval([tuple(map(sum, zip(*one, strict=True))) for one in blocks])
+        print(f"{what}: true precision {of_image}; with {len(blocks)} blocks of neighbours as units {of_block}")
+    result = spearmanr([-one.score for one in found.images], [true[key][0] / true[key][1] for key in ranked])
     print(f"over {len(ranked)} images: Spearman of rank and true precision {result.statistic:.3f}")
+
+
+def _interval(units: list[tuple[int, int]]) -> str:
+    """The share of right pixels of the judged ones, (right, judged) of each independent unit."""
+    sums = RatioSums.of_image(np.zeros(1, np.int64), np.zeros(1, np.int64))
+    for right, judged in units:
+        sums += RatioSums.of_image(np.array([right]), np.array([judged]))
+    low, high = sums.interval()
+    return f"{sums.share()[0]:.2%} ({low[0]:.2%} to {high[0]:.2%})"
 
 
 def compare_rankings(images: list[Image]) -> None:

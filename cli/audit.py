@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.console import Console, Stages
-from cli.gate_view import check_gate
-from cli.options import FOLDER, OUT_FILE, gate_option, ids_option, json_option, layout_option, settings_option
+from cli.gate_view import gate_option, judge_by_gate, stop_at_gate
+from cli.options import FOLDER, OUT_FILE, ids_option, json_option, layout_option, settings_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 _SHOWN = 10
 """Folders, images and mistakes that are shown; the file has all of them."""
+
+SURER = (
+    "surer labels of these classes: --class-thresholds of `label`, or of `rethreshold` where confidence was kept; or "
+    "look at the images ranked worst: the human may be wrong"
+)
 
 
 @click.command()
@@ -49,8 +54,10 @@ def audit(*, run: Path, coarse: Path, classes: str | None, out: Path | None, as_
     write_audit(out, found)
     show_audit(found, console)
     console.say(f"all of it: {out}")
-    console.finish(summarise(found) | {"out": str(out)})
-    check_gate(gate, found.quality(), console)
+    failure = judge_by_gate(gate, found.quality(), console)
+    console.finish(summarise(found) | {"gate_failure": failure, "out": str(out)})
+    if failure is not None:
+        stop_at_gate(failure, SURER)
 
 
 def _classes_and_place(labels: Path, classes: str | None, out: Path | None) -> "tuple[ClassSchema, Path]":

@@ -6,18 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.audit import follow_audit, show_audit, summarise
+from cli.audit import SURER, follow_audit, show_audit, summarise
 from cli.console import Console, Progress, human_bytes
 from cli.exit_codes import ExitCode
 from cli.folders import FOLDER_OR_URL, OUT_OR_URL
-from cli.gate_view import check_gate
+from cli.gate_view import gate_option, judge_by_gate, stop_at_gate
 from cli.label_options import labelling_options, refuse_two_thresholds
 from cli.options import (
     FILE,
     FOLDER,
     ByteSize,
     device_option,
-    gate_option,
     json_option,
     layout_option,
     settings_option,
@@ -104,11 +103,12 @@ def label(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validated
         seconds = time.monotonic() - started
         _report(run, console, seconds, full)
         found = _audit(run, console) if full is None else None
-    _finish(run, console, seconds, full, found)
+    failure = None if found is None else judge_by_gate(run.gate, found.quality(), console)
+    _finish(run, console, seconds, full, found, failure)
     if full is not None:
         raise SystemExit(ExitCode.BUDGET_OR_GATE)
-    if found is not None:
-        check_gate(run.gate, found.quality(), console)
+    if failure is not None:
+        stop_at_gate(failure, f"the labels stay; {SURER}")
     if run.summary.failed:
         everything = run.summary.failed == run.summary.total
         raise SystemExit(ExitCode.FAILED if everything else ExitCode.SOME_ITEMS_FAILED)
@@ -138,6 +138,8 @@ def _say_plan(run: "LabelRun", console: Console) -> None:
             f"--keep-steps {settings.keep_steps} does not know the threshold "
             f"{' or '.join(f'{t:g}' for t in run.thresholds_off_grid)}: `rethreshold` could not make these labels again"
         )
+    if run.gate_not_known:
+        console.warn(run.gate_not_known)
     if run.forecast.total is None:
         _warn_by_model(run, console)
     _warn_of_shortage(run, console)
@@ -245,7 +247,9 @@ def _audit(run: "LabelRun", console: Console) -> "Audit | None":
     return found
 
 
-def _finish(run: "LabelRun", console: Console, seconds: float, full: OSError | None, found: "Audit | None") -> None:
+def _finish(
+    run: "LabelRun", console: Console, seconds: float, full: OSError | None, found: "Audit | None", failure: str | None
+) -> None:
     summary = run.summary
     console.finish(
         {
@@ -266,6 +270,7 @@ def _finish(run: "LabelRun", console: Console, seconds: float, full: OSError | N
             "settings_digest": run.digest,
             "workers": [dataclasses.asdict(worker) for worker in run.workers.view()],
             "shard": None if run.settings.shard is None else str(run.settings.shard),
+            "gate_failure": failure,
             "audit": None if found is None else summarise(found),
             "out": str(run.settings.out),
         }

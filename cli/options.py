@@ -303,15 +303,6 @@ workers_option = click.option(
 )
 
 
-gate_option = click.option(
-    "--gate",
-    multiple=True,
-    metavar="COND",
-    help="Such as precision>=0.9 (of every class with enough evidence), precision[pole]>=0.8 or coverage>=0.5: exit 4 "
-    "where it is not met. May be given repeatedly.",
-)
-
-
 def png_option(default: str | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """The option of how label PNGs are compressed.
 

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.console import Console, Stages
+from cli.gate_view import gate_option
 from cli.options import (
     FOLDER,
     OUT,
     OUT_FILE,
     Numbers,
-    gate_option,
     ids_option,
     json_option,
     layout_option,

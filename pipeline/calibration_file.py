@@ -109,8 +109,8 @@ class Calibration:
                 self.classes,
                 self._levels(chosen),
                 self._curves(),
-                self.counts.coverage.images[:, 0],
-                self.counts.truth,
+                self.counts.truth_images,
+                self.counts.pixels.truth,
                 strict=True,
             )
         )

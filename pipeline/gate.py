@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from pipeline import audit_file, calibration_file
+from pipeline import audit_file
 from pipeline.gate_condition import Condition, parse_conditions
 from pipeline.quality import ClassQuality, Quality
 from storage.errors import GateError, MissingFileError, SettingsError
@@ -158,6 +158,8 @@ def read_quality(path: Path) -> Quality:
     if kind == "audit":
         return audit_file.read_audit(path).quality()
     if kind == "calibration":
+        from pipeline import calibration_file  # it knows the settings and by them torch, which no audit has a use for
+
         return calibration_file.read_calibration(path).quality()
     raise SettingsError(f"{path} is of the kind {kind!r}, expected a calibration or an audit")
 

@@ -232,12 +232,7 @@ class LabelSettings(LabellingRecipe):
         return self
 
     @model_validator(mode="after")
-    def _gate_has_a_measure(self) -> Self:
-        if self.gate and self.coarse is None:
-            raise SettingsError(
-                f"gate {', '.join(self.gate)} needs something that tells how good labels are: --coarse, human labels "
-                f"of these images"
-            )
+    def _coarse_can_be_audited(self) -> Self:
         if self.coarse_ids is not None and self.coarse is None:
             raise SettingsError("coarse_ids says what the values of --coarse are, and that is not given")
         if self.coarse is not None and is_remote(self.out):

@@ -1,6 +1,7 @@
 """The command `audit`, and the gates of `audit`, `label` and `train`."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from PIL import Image
 
 from cli.main import main
 from pipeline.audit_file import read_audit
-from pipeline.labelling import LabelRun
-from pipeline.settings import LabelSettings
+from storage.label_map import LabelMap
+from storage.label_png import encode_label_png
+from storage.ledger import Entry, Ledger
 from storage.schema import ClassSchema
+from storage.workspace import Workspace
 
 IMAGES = 12
 
@@ -24,28 +27,47 @@ def invoke(*arguments: str | Path) -> Result:
 
 
 @pytest.fixture
-def data(tmp_path: Path, tiny_teacher: Path, make_image: Callable[..., object], schema: ClassSchema) -> Path:
-    """Images, a run of their labels, coarse labels that agree with it (same) and that never do (other)."""
+def data(tmp_path: Path, make_image: Callable[..., object], schema: ClassSchema) -> Path:
+    """Images, a run of labels, coarse labels that agree with it (same) and that never do (other), and the classes."""
+    run = Workspace(tmp_path / "run")
+    run.prepare()
     for number in range(IMAGES):
         make_image(tmp_path / f"images/{number}.png", (24, 32), number)
-    settings = LabelSettings(
-        images=tmp_path / "images", teacher=str(tiny_teacher), scales=(1.0,), device="cpu", out=tmp_path / "run"
-    )
-    with LabelRun(settings) as run:
-        for _ in run:
-            pass
-    for name, move in (("same", 0), ("other", 1)):
-        (tmp_path / name).mkdir()
-        for path in (tmp_path / "run/labels").iterdir():
-            values = np.array(Image.open(path))
-            drawn = np.where(values == 255, 0, (values + move) % len(schema)).astype(np.uint8)
-            Image.fromarray(drawn).save(tmp_path / name / path.name)
+        values = np.random.default_rng(number).choice(np.array([0, 1, 2, 255], np.uint8), (24, 32))
+        run.publish(run.label_path(str(number)), encode_label_png(LabelMap(values, len(schema))))
+    with Ledger(run.ledger) as ledger:
+        ledger.claim({"classes": list(schema.names), "threshold": 0.5})
+        ledger.commit([Entry(key=str(number), status="done", settings_digest="") for number in range(IMAGES)])
     (tmp_path / "classes.json").write_text(json.dumps(schema.to_dict()))
+    run.publish(run.classes, (tmp_path / "classes.json").read_bytes())
+    run.tidy()
+    draw_coarse(tmp_path)
     return tmp_path
 
 
+@pytest.fixture
+def labelled(data: Path, tiny_teacher: Path) -> Path:
+    """The same with a run that a teacher has labelled."""
+    shutil.rmtree(data / "run")
+    assert tiny_teacher == data / "tiny_teacher.pt"
+    assert label(data).exit_code == 0
+    draw_coarse(data)
+    return data
+
+
+def draw_coarse(data: Path) -> None:
+    """Write the coarse labels that fit the run's."""
+    for name, move in (("same", 0), ("other", 1)):
+        (data / name).mkdir(exist_ok=True)
+        for path in (data / "run/labels").iterdir():
+            values = np.array(Image.open(path))
+            Image.fromarray(np.where(values == 255, 0, (values + move) % 3).astype(np.uint8)).save(
+                data / name / path.name
+            )
+
+
 def label(data: Path, *options: str | Path) -> Result:
-    """The command that made the run, with more options; it labels nothing again."""
+    """The command that makes a run, with more options; it labels nothing again."""
     teacher = ("--images", data / "images", "--teacher", data / "tiny_teacher.pt", "--scales", "1", "--device", "cpu")
     return invoke("label", *teacher, "--out", data / "run", *options)
 
@@ -68,7 +90,7 @@ def train(data: Path, *options: str | Path) -> Result:
 
 
 def test_an_audit_is_told_and_written_into_the_run(data: Path) -> None:
-    """Words with the bias for people, JSON for programs, the file in the run, and verify knows it."""
+    """Words with the bias for people, JSON for programs, and the file in the run."""
     result = invoke("audit", data / "run", "--coarse", data / "same")
     assert result.exit_code == 0, result.stderr
     assert f"{IMAGES} images: of the pixels that humans drew" in result.stdout
@@ -77,7 +99,6 @@ def test_an_audit_is_told_and_written_into_the_run(data: Path) -> None:
     assert f"audit {IMAGES}/{IMAGES}" in result.stderr
     audit = read_audit(data / "run/audit.json")
     assert (audit.precision, len(audit.images), audit.classes[0].threshold) == (1.0, IMAGES, 0.5)
-    assert invoke("verify", data / "run").exit_code == 0
     got = json.loads(invoke("audit", data / "run", "--coarse", data / "other", "--json").stdout)
     assert (got["precision"], got["images_compared"], got["out"]) == (0.0, IMAGES, str(data / "run/audit.json"))
     assert len(got["images"]) == 10
@@ -133,8 +154,10 @@ def test_a_gate_that_is_not_met_is_exit_code_4(data: Path) -> None:
     assert "the gate precision>=0.9 is met" in met.stdout
     failed = invoke("audit", data / "run", "--coarse", data / "other", "--gate", "precision>=0.9", "--json")
     assert failed.exit_code == 4
-    assert json.loads(failed.stdout)["precision"] == 0
-    assert "precision 0.00% (0.00% to" in failed.stderr
+    got = json.loads(failed.stdout)
+    assert got["precision"] == 0
+    assert "precision 0.00% (0.00% to" in got["gate_failure"]
+    assert got["gate_failure"] in failed.stderr
     assert read_audit(data / "run/audit.json").precision == 0
 
 
@@ -149,43 +172,70 @@ def test_gates_may_stand_in_a_settings_file(data: Path) -> None:
     assert "expected a list" in refused.stderr
 
 
-def test_label_audits_at_its_end_and_keeps_what_fails_the_gate(data: Path) -> None:
+def test_label_audits_at_its_end_and_keeps_what_fails_the_gate(labelled: Path) -> None:
     """With --coarse the audit is in the run and in the JSON; a gate that fails is exit code 4, and the labels stay."""
-    met = label(data, "--coarse", data / "same", "--gate", "precision>=0.9", "--json")
+    met = label(labelled, "--coarse", labelled / "same", "--gate", "precision>=0.9", "--json")
     assert met.exit_code == 0, met.stderr
     assert json.loads(met.stdout)["audit"]["precision"] == 1
-    before = {path: path.read_bytes() for path in (data / "run/labels").iterdir()}
-    failed = label(data, "--coarse", data / "other", "--gate", "precision>=0.9", "--json")
+    assert invoke("verify", labelled / "run").exit_code == 0
+    before = {path: path.read_bytes() for path in (labelled / "run/labels").iterdir()}
+    failed = label(labelled, "--coarse", labelled / "other", "--gate", "precision>=0.9", "--json")
     assert failed.exit_code == 4
     assert json.loads(failed.stdout)["audit"]["precision"] == 0
     assert "is not met, as the audit of" in failed.stderr
-    assert {path: path.read_bytes() for path in (data / "run/labels").iterdir()} == before
-    again = invoke("label", "--settings", data / "run/settings.toml")
+    assert {path: path.read_bytes() for path in (labelled / "run/labels").iterdir()} == before
+    again = invoke("label", "--settings", labelled / "run/settings.toml")
     assert again.exit_code == 4
-    without = json.loads(label(data, "--json").stdout)
+    without = json.loads(label(labelled, "--json").stdout)
     assert without["audit"] is None
 
 
-def test_labels_gate_is_checked_before_any_work(data: Path) -> None:
+def test_labels_gate_is_checked_before_any_work(labelled: Path) -> None:
     """Without a measure, or on a class that the teacher does not know, it is refused, and nothing is labelled."""
-    refused = label(data, "--gate", "precision>=0.9")
+    refused = label(labelled, "--gate", "precision>=0.9")
     assert refused.exit_code == 2
+    assert "--thresholds" in refused.stderr
     assert "--coarse" in refused.stderr
     for options, says in (
-        (("--coarse", data / "same", "--gate", "precision[rode]>=0.9"), "rode is no class of three"),
+        (("--coarse", labelled / "same", "--gate", "precision[rode]>=0.9"), "rode is no class of three"),
         (("--coarse-ids", "source"), "coarse_ids says what the values of --coarse are"),
     ):
-        result = label(data, *options, "--out", data / "new")
+        result = label(labelled, *options, "--out", labelled / "new")
         assert result.exit_code == 2
         assert says in result.stderr
-        assert not list((data / "new").glob("labels/*"))
+        assert not list((labelled / "new").glob("labels/*"))
 
 
-def test_labels_coarse_labels_may_have_source_ids(data: Path, schema: ClassSchema) -> None:
+def test_label_asks_a_calibration_before_it_starts(labelled: Path) -> None:
+    """By a calibration that fails the gate nothing is labelled, exit code 4; one that meets it labels, and again."""
+    for name in ("same", "other"):
+        calibrated = invoke(
+            *("calibrate", "--teacher", labelled / "tiny_teacher.pt", "--images", labelled / "images", "--scales", "1"),
+            *("--truth", labelled / name, "--classes", labelled / "classes.json", "--target-precision", "0.9"),
+            *("--device", "cpu", "--out", labelled / f"{name}.json"),
+        )
+        assert calibrated.exit_code == 0, calibrated.stderr
+    new = ("--out", labelled / "new", "--gate", "precision>=0.9")
+    failed = label(labelled, "--thresholds", labelled / "other.json", *new)
+    assert failed.exit_code == 4
+    assert "is not met, as the calibration of" in failed.stderr
+    assert "nothing was labelled" in failed.stderr
+    assert not (labelled / "new").exists()
+    met = label(labelled, "--thresholds", labelled / "same.json", *new)
+    assert met.exit_code == 0, met.stderr
+    assert len(list((labelled / "new/labels").iterdir())) == IMAGES
+    assert invoke("label", "--settings", labelled / "new/settings.toml").exit_code == 0
+    (labelled / "run").rename(labelled / "before")
+    (labelled / "new").rename(labelled / "run")
+    assert train(labelled, "--gate", "precision>=0.9").exit_code == 0
+    assert train(labelled, "--gate", "precision_low>=0.9999").exit_code == 4
+
+
+def test_labels_coarse_labels_may_have_source_ids(labelled: Path, schema: ClassSchema) -> None:
     """--coarse-ids says what the human labels hold, whatever the run's own are."""
-    for path in (data / "same").iterdir():
+    for path in (labelled / "same").iterdir():
         Image.fromarray(schema.index_to_source[np.array(Image.open(path))]).save(path)
-    result = label(data, "--coarse", data / "same", "--coarse-ids", "source", "--json")
+    result = label(labelled, "--coarse", labelled / "same", "--coarse-ids", "source", "--json")
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["audit"]["precision"] == 1
 

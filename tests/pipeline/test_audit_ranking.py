@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pipeline.audit_ranking import BlockEvidence, expected_shares
 
 
-def evidence(share: float, blocks: int = 64, spread: float = 0.05) -> BlockEvidence:
+def evidence(share: float, blocks: int = 64, spread: float = 0.05, seen: float | None = None) -> BlockEvidence:
     """Of an image with so many blocks, of which the shares have a standard deviation of about `spread`."""
-    return BlockEvidence(float(blocks), share, spread**2 * max(blocks - 1, 0))
+    return BlockEvidence(float(blocks), share, blocks / 70 if seen is None else seen, spread**2 * max(blocks - 1, 0))
 
 
 EVIDENCE = st.lists(
@@ -56,21 +56,27 @@ def test_little_evidence_is_believed_little() -> None:
 
 def test_nothing_seen_is_the_mean() -> None:
     """An image without a judged pixel is expected to be like the others; a set without any is expected to be right."""
-    shares = expected_shares([evidence(0.1), evidence(0.3), BlockEvidence(0, 0, 0)])
+    shares = expected_shares([evidence(0.1), evidence(0.3), BlockEvidence(0, 0, 0, 0)])
     assert shares[2] == pytest.approx(0.2)
-    assert expected_shares([BlockEvidence(0, 0, 0)] * 2) == [0, 0]
+    assert expected_shares([BlockEvidence(0, 0, 0, 0)] * 2) == [0, 0]
     assert expected_shares([]) == []
 
 
 def test_images_that_differ_by_chance_are_all_expected_to_be_the_mean() -> None:
-    """Where the images' shares vary no more than their blocks do, nothing is known of one that is not of all."""
+    """Where little was seen, and shares vary no more than blocks do, nothing is known of one that is not of all."""
     rng = np.random.default_rng(0)
     images = []
     for _ in range(50):
-        wrong = rng.random((32, 32)) < 0.1
-        images.append(BlockEvidence.of_image(np.ones_like(wrong), wrong))
+        judged = rng.random((64, 64)) < 0.1
+        images.append(BlockEvidence.of_image(judged, judged & (rng.random((64, 64)) < 0.1)))
     shares = expected_shares(images)
     assert max(shares) - min(shares) < 0.01
+
+
+@given(shares=st.lists(st.floats(0, 1), min_size=2, max_size=10))
+def test_an_image_that_was_judged_as_a_whole_is_what_it_is(shares: list[float]) -> None:
+    """Where every pixel was judged, nothing is left to chance, and the share itself is expected."""
+    assert expected_shares([evidence(share, seen=1.0) for share in shares]) == pytest.approx(shares)
 
 
 def masks(*rows: str) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
@@ -81,8 +87,8 @@ def masks(*rows: str) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
 
 def test_blocks_are_counted_by_their_judged_pixels() -> None:
     """In an image of less than 8x8 pixels each pixel is a block; without a judged pixel there is none."""
-    assert BlockEvidence.of_image(*masks("rw.", "r.r")) == BlockEvidence(4.0, 0.25, pytest.approx(0.75))
-    assert BlockEvidence.of_image(*masks("...", "...")) == BlockEvidence(0, 0, 0)
+    assert BlockEvidence.of_image(*masks("rw.", "r.r")) == BlockEvidence(4.0, 0.25, 4 / 6, pytest.approx(0.75))
+    assert BlockEvidence.of_image(*masks("...", "...")) == BlockEvidence(0, 0, 0, 0)
 
 
 def test_pixels_of_one_block_are_one_piece_of_evidence() -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from pipeline import audit_file
 from pipeline.audit import FLOOR_IMAGES, audit_labels
 from pipeline.audit_file import Audit, write_audit
-from pipeline.calibration_counts import CalibrationCounts
+from pipeline.calibration_counts import CalibrationCounts, PixelCounts
 from pipeline.calibration_file import Calibration
 from pipeline.gate import Gate, check_run, read_quality
 from pipeline.gate_condition import Condition
@@ -173,14 +173,16 @@ def audit(tmp_path: Path, schema: ClassSchema) -> Audit:
 @pytest.fixture
 def calibration() -> Calibration:
     """A calibration by images of which road is always right, and pole half of the time."""
-    counts = CalibrationCounts.nothing(2, 10)
     truth = LabelMap(np.array([[0, 0, 1, 0]], np.uint8).repeat(50, 0).repeat(4, 1), 2)
     given = np.array([[0, 0, 1, 1]], np.uint8).repeat(50, 0).repeat(4, 1)
-    for _ in range(12):
-        counts += CalibrationCounts.of_image(truth, np.stack([given, np.full_like(given, 8)]), 10)
+    image = PixelCounts.of_image(truth, np.stack([given, np.full_like(given, 8)]), 10)
+    counts = CalibrationCounts.of([image] * 12, 2, 10)
     rule = ChoiceRule(target_precision=0.9)
     choices = choose_thresholds(counts, ("road", "pole"), rule)
-    return Calibration("held out", {"classes": ["road", "pole"], "temperature": 1.0}, counts, rule, choices)
+    measured = {"classes": ["road", "pole"], "temperature": 1.0}
+    return Calibration(
+        where="held out", measured=measured, counts=counts, rule=rule, choices=choices, failed={}, unknown=0
+    )
 
 
 def test_both_kinds_of_file_are_read(tmp_path: Path, audit: Audit, calibration: Calibration) -> None:
