@@ -152,10 +152,10 @@ def _with_less_at_once(network: nn.Module) -> nn.Module:
     if isinstance(network, HRNetOCR):
         return BranchwiseHRNetOCR(network)
     deeplab = sys.modules.get("teacher.networks.deeplab")  # which is heavy, and imported if the network is of its kind
-    if deeplab is not None and isinstance(network, deeplab.DeepLabV3Plus):
-        from teacher.networks.striped_deeplab import StripedDeepLabV3Plus
+    if deeplab is not None and isinstance(network, deeplab.DeepLab):
+        from teacher.networks.striped_deeplab import in_stripes
 
-        return StripedDeepLabV3Plus(network)
+        return in_stripes(network)
     return network
 
 

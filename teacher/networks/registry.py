@@ -103,7 +103,8 @@ class NetworkSpec:
                 raise SettingsError(f"attention_scales are {scales}, and only an explicit attention has any")
             return
         if self.network not in ENCODER_NETWORKS:
-            raise SettingsError(f"{self.network} has no explicit attention; choose one of {', '.join(ENCODER_NETWORKS)}")
+            others = ", ".join(ENCODER_NETWORKS)
+            raise SettingsError(f"{self.network} has no explicit attention; choose one of {others}")
         numbers = all(isinstance(s, int | float) and not isinstance(s, bool) and 0 < s <= MAX_SCALE for s in scales)
         if not numbers or not 2 <= len(scales) <= MAX_SCALES or len(set(scales)) < len(scales) or 1.0 not in scales:
             raise SettingsError(

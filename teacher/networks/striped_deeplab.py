@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from teacher.networks.deeplab import DeepLabV3Plus
+from teacher.networks.deeplab import DeepLab, DeepLabDecoder
 from teacher.networks.layers import resize
 from teacher.networks.one_dnn import pointwise
 from teacher.networks.prediction import ScalePrediction
@@ -18,15 +18,28 @@ from teacher.networks.striped import StripedConvolution, rows_to_fill, with_stri
 from teacher.resampling import positions
 
 
-class StripedDeepLabV3Plus(nn.Module):
-    """The network, computed in row stripes; satisfies `teacher.networks.prediction.Network`.
+def in_stripes(network: DeepLab) -> nn.Module:
+    """The same function, within rounding, with as much of it in row stripes as there is a way for.
 
     Args:
         network: in evaluation mode; its parts are taken over.
     """
+    if isinstance(network.decoder, DeepLabDecoder) and not network.scales:
+        return StripedDeepLabV3Plus(network)
+    network.encoder = with_stripes(network.encoder)
+    return network
 
-    def __init__(self, network: DeepLabV3Plus) -> None:
+
+class StripedDeepLabV3Plus(nn.Module):
+    """The network, computed in row stripes; satisfies `teacher.networks.prediction.Network`.
+
+    Args:
+        network: with `DeepLabDecoder`, predicting a scale at a time, in evaluation mode; its parts are taken over.
+    """
+
+    def __init__(self, network: DeepLab) -> None:
         super().__init__()
+        assert isinstance(network.decoder, DeepLabDecoder), "no other decoder has these parts"
         self.encoder = with_stripes(network.encoder)
         pyramid, *after = network.decoder.aspp.children()
         self.pyramid, self.after_pyramid = SummedPyramid(pyramid), nn.Sequential(*after)
@@ -38,7 +51,8 @@ class StripedDeepLabV3Plus(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor, *, attend: bool = True) -> ScalePrediction:
-        """As `DeepLabV3Plus.forward`, within rounding."""
+        """As `DeepLab.forward`, within rounding."""
+        attend = attend and self.scale_attn is not None
         features = self.encoder(images)
         fine, coarse = features[2], self.after_pyramid(self.pyramid(features[-1]))
         del features
@@ -54,7 +68,7 @@ class StripedDeepLabV3Plus(nn.Module):
             kept = rows_to_fill(part, size[0]) if kept is None else kept
             kept[:, :, rows] = part
         assert kept is not None, "a map has rows"
-        if not attend:
+        if not attend or self.scale_attn is None:
             return ScalePrediction(kept, None, None)
         return ScalePrediction(self.classifier(kept), self.scale_attn(kept), None)
 

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from teacher.execution import Execution
 from teacher.networks import striped
+from teacher.networks.deeplab import DeepLab
 from teacher.networks.layers import resize
-from teacher.networks.registry import NetworkSpec, default_spec
+from teacher.networks.prediction import Fusion
+from teacher.networks.registry import NetworkName, NetworkSpec, default_spec
 from teacher.networks.striped import StripedBlock, stripes, with_stripes
-from teacher.networks.striped_deeplab import StripedDeepLabV3Plus, SummedPyramid, enlarged_rows
+from teacher.networks.striped_deeplab import StripedDeepLabV3Plus, SummedPyramid, enlarged_rows, in_stripes
 
 FillNetwork = Callable[[NetworkSpec], nn.Module]
 
@@ -99,6 +101,23 @@ def test_the_network_in_stripes_predicts_the_same(
         assert (alone.logits - expected.logits).abs().max() < 1e-12 * spread
         assert (got.attention - expected.attention).abs().max() < 1e-7  # which is float32
         assert alone.attention is None
+
+
+@pytest.mark.parametrize(("network", "attention"), [("deeperlab", "hierarchical"), ("deeplabv3plus", "explicit")])
+def test_other_forms_of_the_network_have_their_encoder_in_stripes(
+    fill_network: FillNetwork, network: NetworkName, attention: Fusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With another decoder, or scales of its own, the network predicts in float64 as it does whole."""
+    monkeypatch.setattr(striped, "WIDE_BYTES", 5000)
+    whole = fill_network(default_spec(network, 5, "tf_efficientnet_lite0", attention=attention)).double()
+    taken = copy.deepcopy(whole)
+    assert isinstance(taken, DeepLab)
+    cut = in_stripes(taken)
+    assert _blocks(cut) == 16
+    image = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    with torch.inference_mode():
+        expected, got = whole(image).logits, cut(image).logits
+    assert (got - expected).abs().max() < 1e-6 * expected.abs().max()  # the explicit fusion is in float32
 
 
 def test_only_the_cpu_in_full_precision_has_stripes(fill_network: FillNetwork) -> None:
