@@ -8,7 +8,6 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri, stdtrit
 
 Counts = npt.NDArray[np.int64]
 Shares = npt.NDArray[np.float64]
@@ -84,6 +83,8 @@ class RatioSums:
         Source: Cochran, Sampling Techniques, 1977, section 9A.1 (variance); Korn and Graubard, Survey Methodology 24,
         1998, p. 193 (effective sample size); Franco et al., J. Surv. Stat. Methodol. 7, 2019, p. 334 (with Wilson's).
         """
+        from scipy.special import ndtri, stdtrit  # not needed where a calibration's thresholds are only read
+
         share, images, effective = self.share(), self.images.astype(np.float64), self.effective_images()
         quantile = float(ndtri(0.5 + level / 2))
         with np.errstate(invalid="ignore", divide="ignore"):
