@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from storage.errors import SettingsError
 from teacher.execution import Execution
+from teacher.folding import fold_batch_norms
 from teacher.networks.prediction import ScalePrediction
 from teacher.networks.registry import NetworkSpec, build_network, default_spec
 
@@ -34,6 +35,7 @@ class _Small(nn.Module):
 WITHOUT_COMPILER = """
 import torch
 from teacher.execution import Execution
+from teacher.folding import fold_batch_norms
 from teacher.networks.prediction import ScalePrediction
 
 
@@ -83,10 +85,11 @@ def test_half_precision_is_autocast_of_the_folded_network(
 ) -> None:
     """Weights that are rounded once give what autocast gives that rounds them at each call."""
     network = fill_network(default_spec("deeplabv3plus", 5, encoder))
-    half, full = Execution(network, CPU, torch.bfloat16), Execution(network, CPU)
+    half, folded = Execution(network, CPU, torch.bfloat16), fold_batch_norms(network)
+    folded.to(memory_format=torch.channels_last)
     assert {m.weight.dtype for m in half._runner.module.modules() if type(m) is nn.Conv2d} == {torch.bfloat16}
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        expected = full._runner.module(images.contiguous(memory_format=torch.channels_last))
+        expected = folded(images.contiguous(memory_format=torch.channels_last))
     assert torch.equal(half(images).logits, expected.logits)
 
 
