@@ -58,7 +58,7 @@ class Execution:
         self._layout = torch.channels_last if half is not None or not on_cuda else torch.contiguous_format
         own = fold_batch_norms(network if take_over else copy.deepcopy(network))
         if half is None and not on_cuda:
-            own = _with_less_at_once(own)
+            own = _with_less_at_once(own, compiled=compiled)
         if half is None and not on_cuda and not compiled:  # a compiler chooses kernels itself
             own = with_one_dnn(own)
         if half is not None:
@@ -147,12 +147,15 @@ class _Runner:
         return prediction
 
 
-def _with_less_at_once(network: nn.Module) -> nn.Module:
-    """The same function by a form of the network that is made for the CPU, where there is one."""
+def _with_less_at_once(network: nn.Module, *, compiled: bool) -> nn.Module:
+    """The same function by a form of the network that is made for the CPU, where there is one.
+
+    Stripes are a loop as long as the image is high, which a compiler would write out.
+    """
     if isinstance(network, HRNetOCR):
         return BranchwiseHRNetOCR(network)
     deeplab = sys.modules.get("teacher.networks.deeplab")  # which is heavy, and imported if the network is of its kind
-    if deeplab is not None and isinstance(network, deeplab.DeepLab):
+    if deeplab is not None and isinstance(network, deeplab.DeepLab) and not compiled:
         from teacher.networks.striped_deeplab import in_stripes
 
         return in_stripes(network)
