@@ -118,9 +118,8 @@ class CalibrationRun:
             refuse_other(settings.out, finished.measured, measured)
         elif settings.fit_temperature:
             fit = TemperatureSums.read(_fit_file(settings.out), measured)
-        state = (
-            CalibrationState.nothing(measured) if fit is not None else read_state(_state_file(settings.out), measured)
-        )
+        # what is counted at a temperature can only be asked for when that is known
+        state = read_state(_state_file(settings.out), measured) if fit is None else CalibrationState.nothing(measured)
         missing = len(found.images_without_label), len(found.labels_without_image)
         return cls(settings, teacher, found.samples, measured, state, fit, finished, *missing)
 

@@ -189,15 +189,8 @@ def test_a_calibrations_temperature_comes_with_its_thresholds(
     for given, code in ((str(temperature), 0), ("1", 2)):
         kept = tmp_path / f"kept-{code}"
         assert invoke(*plain, "--keep", "confidence", "--temperature", given, "--out", kept).exit_code == 0
-        again = (
-            "rethreshold",
-            kept,
-            "--thresholds",
-            tmp_path / "calibration.json",
-            "--out",
-            tmp_path / f"again-{code}",
-        )
-        result = invoke(*again)
+        again = ("rethreshold", kept, "--thresholds", tmp_path / "calibration.json")
+        result = invoke(*again, "--out", tmp_path / f"again-{code}")
         assert (result.exit_code, "temperature: " in result.stderr) == (code, code == 2)
     labels = [read_label_values(tmp_path / run / "labels/0.png") for run in ("run", "again-0")]
     assert np.array_equal(*labels)

@@ -50,9 +50,8 @@ def test_sampled_pixels_are_judged_ones_and_the_same_again() -> None:
 def test_what_was_looked_at_is_read_again_bit_by_bit(tmp_path: Path) -> None:
     """A sum goes on from a file as if it had not stopped; another question and damage are refused."""
     path = tmp_path / "temperature.json"
-    sums = TemperatureSums.nothing().plus(
-        np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32), np.arange(9) % 3
-    )
+    logits = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
+    sums = TemperatureSums.nothing().plus(logits, np.arange(9) % 3)
     sums.save(path, {"teacher": "a"})
     assert TemperatureSums.read(path, {"teacher": "a"}) == sums
     with pytest.raises(ForeignSettingsError, match="teacher: a -> b"):
@@ -66,7 +65,7 @@ def test_what_was_looked_at_is_read_again_bit_by_bit(tmp_path: Path) -> None:
 
 
 def test_a_teacher_decides_at_a_temperature(tiny_teacher: Path, rng: np.random.Generator) -> None:
-    """Dividing the scales' logits is dividing the joint ones: classes stay, confidence is that of the divided logits."""
+    """Dividing the scales' logits divides the joint ones: classes stay, confidence is that of the divided logits."""
     teacher = load_teacher(tiny_teacher)
     image = rng.integers(0, 256, (40, 56, 3), np.uint8)
     (plain,) = teacher.decide([image], (0.5, 1), DecisionRule((0.5,), "confidence"), flip=True)
