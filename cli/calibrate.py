@@ -54,7 +54,18 @@ _FAILURES_SHOWN = 20
 )
 @click.option("--min-pixels", type=int, default=1000, show_default=True, help="The same of the pixels given the class.")
 @click.option(
+    "--block",
+    type=int,
+    help="So many neighbouring images count as one independent unit; 1 where they were drawn at random.  "
+    "[default: the square root of their number]",
+)
+@click.option(
     "--default-threshold", type=float, default=0.5, show_default=True, help="Of classes with too little evidence."
+)
+@click.option(
+    "--fit-temperature",
+    is_flag=True,
+    help="First fit a temperature, by which `label --thresholds` divides the logits too: twice the time.",
 )
 @click.option("--allow-training-images", is_flag=True, help="Count also images that the teacher was trained on.")
 @click.option("--out", type=OUT_FILE, required=True, help="File of the calibration, such as calibration.json.")
@@ -63,7 +74,8 @@ def calibrate(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - valid
     """Measure a teacher on held-out images, and choose each class's threshold for a target precision or coverage.
 
     `label --thresholds OUT` labels with them. What is promised is the lower end of a 95 % interval whose independent
-    units are images. Run the same command again to go on after a stop; another target needs no second measurement.
+    units are blocks of neighbouring images. Run the same command again to go on after a stop; another target needs no
+    second measurement.
     """
     from pipeline.calibrate_settings import CalibrateSettings
     from pipeline.calibrating import CalibrationRun
@@ -71,6 +83,7 @@ def calibrate(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - valid
     console = Console(as_json=as_json)
     started = time.monotonic()
     run = CalibrationRun.open(CalibrateSettings.checked(**options))
+    run = _fit(run, console)
     _say_plan(run, console)
     calibration = run.result(run.state if run.finished is not None else _follow(run))
     for reason in list(calibration.failed.values())[:_FAILURES_SHOWN]:
@@ -102,6 +115,21 @@ def _say_plan(run: "CalibrationRun", console: Console) -> None:
             f"{total} images: {run.state.done} counted before, {total - run.state.done} to count, with "
             f"{run.teacher.spec.network} on {run.teacher.device}"
         )
+
+
+def _fit(run: "CalibrationRun", console: Console) -> "CalibrationRun":
+    """Fit the temperature, where one is to be fitted, and draw that."""
+    if (sums := run.fit) is None:
+        return run
+    with Progress("fit the temperature", len(run.samples), initial=sums.done) as progress:
+        for sums in run.fit_temperature():
+            progress.advance(note=f"temperature {sums.temperature:.4g}")
+    fitted = sums.to_plain()
+    console.say(
+        f"temperature {sums.temperature:g}: negative log likelihood {fitted['nll_before']:.4f} without it, "
+        f"{fitted['nll_after']:.4f} with it, over {sums.pixels} pixels"
+    )
+    return run.with_temperature(sums)
 
 
 def _follow(run: "CalibrationRun") -> "CalibrationState":
@@ -152,6 +180,7 @@ def _as_plain(run: "CalibrationRun", calibration: "Calibration", seconds: float)
         "out": str(run.settings.out),
         "target": dict([_target(calibration)]),
         "images": calibration.images,
+        "block": calibration.counts.block,
         "failed": dict(calibration.failed),
         "counted_before": run.state.done if run.finished is None else len(run.samples),
         "images_without_truth": run.images_without_truth,
@@ -161,6 +190,8 @@ def _as_plain(run: "CalibrationRun", calibration: "Calibration", seconds: float)
         "precision": quality.precision,
         "coverage": quality.coverage,
         "ece": calibration.ece,
+        "temperature": calibration.temperature,
+        "temperature_fit": calibration.measured.get("temperature_fit"),
         "reliability": [asdict(one) for one in calibration.reliability],
         "curves": {name: [asdict(point) for point in calibration.curve(name)] for name in calibration.classes},
         "confusion": calibration.confusion().tolist(),

@@ -33,6 +33,7 @@ _OF_THE_TEACHER = (
     "class_thresholds",
     "thresholds",
     "flip",
+    "temperature",
     "min_component",
     "keep",
     "keep_steps",

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.audit import SURER, follow_audit, show_audit, summarise
 from cli.console import Console, Progress, human_bytes
 from cli.exit_codes import ExitCode
 from cli.folders import FOLDER_OR_URL, OUT_OR_URL
+from cli.gate_view import gate_option, judge_by_gate, stop_at_gate
 from cli.label_options import labelling_options, refuse_two_thresholds
 from cli.options import (
     FILE,
+    FOLDER,
     ByteSize,
     device_option,
     json_option,
@@ -20,6 +23,7 @@ from cli.options import (
 )
 
 if TYPE_CHECKING:
+    from pipeline.audit_file import Audit
     from pipeline.labelling import LabelRun
 
 _FAILURES_SHOWN = 20
@@ -59,6 +63,11 @@ _LOOK_SECONDS = 1.0
 @click.option("--tls-key", type=FILE, help="Key of the own certificate, for tls://.")
 @click.option("--dashboard", is_flag=True, help="With --workers: show dask's dashboard on loopback.")
 @click.option("--shard", metavar="I/N", help="Label only the I-th of N parts, into an OUT of its own; see `gather`.")
+@gate_option
+@click.option(
+    "--coarse", type=FOLDER, help="Human coarse labels of the images: at the end OUT/audit.json compares both."
+)
+@click.option("--coarse-ids", type=click.Choice(["class", "source"]), help="What the values of --coarse are.")
 @click.option("--out", type=OUT_OR_URL, required=True, help="Folder of the run, or a URL; labels land in OUT/labels.")
 @json_option
 def label(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validated by LabelSettings
@@ -88,9 +97,15 @@ def label(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validated
         except KeyboardInterrupt:
             console.say(f"\nlabelled {run.summary.labelled}; {_left(run)} of {run.summary.total} images are left")
             raise
-    _report(run, console, time.monotonic() - started, full)
+        seconds = time.monotonic() - started
+        _report(run, console, seconds, full)
+        found = _audit(run, console) if full is None else None
+    failure = None if found is None else judge_by_gate(run.gate, found.quality(), console)
+    _finish(run, console, seconds, full, found, failure)
     if full is not None:
         raise SystemExit(ExitCode.BUDGET_OR_GATE)
+    if failure is not None:
+        stop_at_gate(failure, f"the labels stay; {SURER}")
     if run.summary.failed:
         everything = run.summary.failed == run.summary.total
         raise SystemExit(ExitCode.FAILED if everything else ExitCode.SOME_ITEMS_FAILED)
@@ -116,6 +131,8 @@ def _say_plan(run: "LabelRun", console: Console) -> None:
             f"--keep-steps {settings.keep_steps} does not know the threshold "
             f"{' or '.join(f'{t:g}' for t in run.thresholds_off_grid)}: `rethreshold` could not make these labels again"
         )
+    if run.gate_not_known:
+        console.warn(run.gate_not_known)
     if run.forecast.total is None:
         _warn_by_model(run, console)
     _warn_of_shortage(run, console)
@@ -193,13 +210,36 @@ def _report(run: "LabelRun", console: Console, seconds: float, full: OSError | N
         console.say(
             f"kept {run.settings.keep}: {run.workspace.soft}; `autocoarse rethreshold` applies other thresholds"
         )
+
+
+def _audit(run: "LabelRun", console: Console) -> "Audit | None":
+    """Compare the labels with human ones, if that was asked for and there are any labels."""
+    from pipeline.audit import audit_labels
+    from pipeline.audit_file import to_json
+
+    settings, workspace = run.settings, run.workspace
+    if settings.coarse is None or run.summary.failed == run.summary.total:
+        return None
+    found = follow_audit(
+        audit_labels(workspace.root, settings.coarse, run.teacher.schema, settings.layout, settings.coarse_ids)
+    )
+    workspace.publish(workspace.audit, to_json(found))
+    show_audit(found, console)
+    console.say(f"all of it: {workspace.audit}")
+    return found
+
+
+def _finish(
+    run: "LabelRun", console: Console, seconds: float, full: OSError | None, found: "Audit | None", failure: str | None
+) -> None:
+    summary = run.summary
     console.finish(
         {
             "total": summary.total,
             "labelled": summary.labelled,
             "failed": summary.failed,
             "skipped": summary.skipped,
-            "left": left,
+            "left": _left(run),
             "stepped_down": summary.stepped_down,
             "bytes": summary.bytes,
             "used_bytes": run.used_bytes,
@@ -212,6 +252,8 @@ def _report(run: "LabelRun", console: Console, seconds: float, full: OSError | N
             "settings_digest": run.digest,
             "workers": [dataclasses.asdict(worker) for worker in run.workers.view()],
             "shard": None if run.settings.shard is None else str(run.settings.shard),
+            "gate_failure": failure,
+            "audit": None if found is None else summarise(found),
             "out": str(run.settings.out),
         }
     )

@@ -19,6 +19,13 @@ _OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
     ),
     click.option("--flip", is_flag=True, help="Average with the mirror image: twice the time."),
     click.option(
+        "--temperature",
+        type=float,
+        default=1.0,
+        show_default=True,
+        help="Divide the logits by this; a calibration given with --thresholds brings its own.",
+    ),
+    click.option(
         "--min-component",
         type=click.IntRange(min=0),
         default=0,

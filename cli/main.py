@@ -1,15 +1,22 @@
 """The command `autocoarse`: collects its subcommands and turns errors into messages and exit codes."""
 
+import contextlib
+import json
+import signal
+import threading
+from collections.abc import Iterator
 from typing import NoReturn
 
 import click
 
 from cli.exit_codes import ExitCode
+from cli.options import JSON_WANTED
 from storage.errors import (
     AutocoarseError,
     BudgetError,
     DiskFullError,
     ForeignSettingsError,
+    GateError,
     LeakError,
     MissingFileError,
     SchemaError,
@@ -18,10 +25,10 @@ from storage.errors import (
 
 _USAGE_ERRORS = (SettingsError, MissingFileError, SchemaError, ForeignSettingsError, LeakError)
 
-_STARTS_AGAIN = ("estimate", "budget", "status", "verify", "evaluate", "inspect", "report", "doctor")
+_STARTS_AGAIN = ("estimate", "budget", "status", "verify", "evaluate", "audit", "inspect", "report", "doctor")
 """Commands that keep nothing of what they have done when they are stopped."""
 
-_NO_ROOM = (BudgetError, DiskFullError)
+_NOT_MET = (BudgetError, DiskFullError, GateError)
 
 
 class Commands(click.Group):
@@ -30,7 +37,11 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         """Run a subcommand; what the machine or the user can cause becomes a message and an exit code."""
         try:
-            return super().invoke(ctx)
+            with _stopped_in_order():
+                return super().invoke(ctx)
+        except click.UsageError as error:
+            _tell_program(ctx, error.format_message(), ExitCode.USAGE)
+            raise
         except AutocoarseError as error:
             _end(ctx, str(error), _exit_code(error))
         except BrokenPipeError:
@@ -50,14 +61,38 @@ class Commands(click.Group):
 
 
 def _exit_code(error: AutocoarseError) -> ExitCode:
-    if isinstance(error, _NO_ROOM):
+    if isinstance(error, _NOT_MET):
         return ExitCode.BUDGET_OR_GATE
     return ExitCode.USAGE if isinstance(error, _USAGE_ERRORS) else ExitCode.FAILED
 
 
 def _end(ctx: click.Context, message: str, code: ExitCode) -> NoReturn:
     click.echo(f"autocoarse {ctx.invoked_subcommand}: {message}", err=True)
+    _tell_program(ctx, message, code)
     ctx.exit(code)
+
+
+def _tell_program(ctx: click.Context, message: str, code: ExitCode) -> None:
+    """Where JSON was asked for, say there too what went wrong."""
+    if ctx.meta.get(JSON_WANTED):
+        click.echo(json.dumps({"error": message, "exit_code": code}))
+
+
+@contextlib.contextmanager
+def _stopped_in_order() -> Iterator[None]:
+    """Make SIGTERM, by which batch systems and containers end a process, stop the work as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what a signal does
+        return
+
+    def interrupt(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - a signal handler's form
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -65,12 +100,13 @@ def _end(ctx: click.Context, message: str, code: ExitCode) -> NoReturn:
 def main() -> None:
     """Turn images into segmentation labels you can trust and afford, and train a better student with them.
 
-    Exit codes: 0 done, 1 failed, 2 usage, 3 finished but some items failed, 4 a budget is not met or
-    the disk is full, 130 interrupted.
+    Exit codes: 0 done, 1 failed, 2 usage, 3 finished but some items failed, 4 a budget or a gate is not
+    met or the disk is full, 130 interrupted.
     """
 
 
 def _register() -> None:
+    from cli.audit import audit
     from cli.budget import budget
     from cli.calibrate import calibrate
     from cli.compare import compare
@@ -104,6 +140,7 @@ def _register() -> None:
         merge,
         train,
         evaluate,
+        audit,
         compare,
         rounds,
         run,

@@ -218,7 +218,12 @@ def checked_table(table: dict[str, Any], command: click.Command, path: Path) -> 
             raise click.UsageError(f"{path}: {key!r} is no setting of {command.name}{hint}")
         parameter = parameters[name]
         expected, fits = next((text, fits) for kind, text, fits in _FORMS if isinstance(parameter.type, kind))
-        several = parameter.nargs == -1 and isinstance(value, list)
+        repeated = isinstance(parameter, click.Option) and parameter.multiple
+        if repeated and not isinstance(value, list):
+            raise click.UsageError(
+                f"{path}: {key} of [{command.name}] is {value!r}, expected a list: --{key} is repeated"
+            )
+        several = repeated or (parameter.nargs == -1 and isinstance(value, list))
         if not (all(map(fits, value)) if several else fits(value)):
             raise click.UsageError(f"{path}: {key} of [{command.name}] is {value!r}, expected {expected}")
         assert parameter.name is not None, "every parameter of ours is handed to its command"
@@ -238,8 +243,22 @@ settings_option = click.option(
         f"with autocoarse: {', '.join(recipe_names())}."
     ),
 )
+JSON_WANTED = "autocoarse.json"
+"""Set in the context's `meta` where the command was asked for JSON, so that an error is JSON too."""
+
+
+def _remember_json(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
+    ctx.meta[JSON_WANTED] = value
+    return value
+
+
 json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Last line of stdout is one JSON object; the rest goes to stderr."
+    "--json",
+    "as_json",
+    is_flag=True,
+    is_eager=True,
+    callback=_remember_json,
+    help="Last line of stdout is one JSON object, also where it fails; the rest goes to stderr.",
 )
 layout_option = click.option(
     "--layout",

@@ -7,9 +7,6 @@ from cli.console import Console, Progress, human_bytes, human_seconds
 from cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from pipeline.calibrated import with_thresholds
-    from pipeline.calibration_file import read_calibration
-    from pipeline.provenance import decisive_settings
     from pipeline.sample_estimate import SampleEstimate, Verdict
     from pipeline.settings import LabelSettings
     from pipeline.stratified import Interval
@@ -67,6 +64,9 @@ def estimate_by_sample(
 def _measure(
     settings: "LabelSettings", sample: int, seed: int, truth: Path | None, truth_ids: "Ids | None"
 ) -> tuple["SampleEstimate", str]:
+    from pipeline.calibrated import with_thresholds
+    from pipeline.calibration_file import read_calibration
+    from pipeline.provenance import decisive_settings
     from pipeline.sample_estimate import conclude, draw_sample, measure_sample
     from pipeline.sample_measure import TeacherMeasure
     from storage.layouts import list_images, list_labels
@@ -89,7 +89,8 @@ def _measure(
     )
     if settings.thresholds is not None:
         calibration = read_calibration(settings.thresholds)
-        settings = with_thresholds(settings, calibration, decisive_settings(settings, teacher))
+        decisive = decisive_settings(settings, teacher)
+        settings = with_thresholds(settings, calibration, decisive, brings_temperature=True)
     results = []
     with Progress("measure", len(drawn.drawn)) as progress:
         for one in measure_sample(drawn, TeacherMeasure(teacher, settings, true_labels)):

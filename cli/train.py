@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.console import Console, Stages
-from cli.options import FOLDER, OUT, OUT_FILE, Numbers, ids_option, json_option, layout_option, settings_option
+from cli.gate_view import gate_option
+from cli.options import (
+    FOLDER,
+    OUT,
+    OUT_FILE,
+    Numbers,
+    ids_option,
+    json_option,
+    layout_option,
+    settings_option,
+)
 from cli.train_options import flags_win, recipe_options
 from cli.training_view import TrainingView
 
@@ -22,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--auto-labels", type=FOLDER, help="Their labels: what label --out made, or a folder.")
 @click.option("--coarse-images", type=FOLDER, help="Images with rough labels.")
 @click.option("--coarse-labels", type=FOLDER, help="Their labels.")
+@gate_option
 @click.option("--val-images", type=FOLDER, help="Images to evaluate the result on.")
 @click.option("--val-labels", type=FOLDER, help="Their labels.")
 @click.option("--classes", required=True, help="Class schema: cityscapes, camvid, ... or a file.")

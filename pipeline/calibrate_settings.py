@@ -39,6 +39,11 @@ class CalibrateSettings(ChoiceRule):
     """Have torch compile the network."""
     keep_steps: int = Field(DEFAULT_STEPS, ge=1, le=MAX_STEPS)
     """Thresholds are multiples of 1 / keep_steps, as in `label --keep`."""
+    block: int | None = Field(None, ge=1)
+    """Neighbouring images, in the order of their keys, that count as one independent unit; None: the square root of
+    their number, rounded down, as in Flegal and Jones, Annals of Statistics 38, 2010, p. 1034 (batch means)."""
+    fit_temperature: bool = False
+    """Fit a temperature first, by which the logits are divided then: twice the time."""
     allow_training_images: bool = False
     """Count also images that the teacher was trained on."""
     out: Path
@@ -59,6 +64,11 @@ class CalibrateSettings(ChoiceRule):
         """How the thresholds are chosen from the counts."""
         return ChoiceRule(**self.model_dump(include=set(ChoiceRule.model_fields)))
 
+    @property
+    def temperature(self) -> float:
+        """That the logits are divided by before one is fitted."""
+        return 1.0
+
     def decisive(self, teacher: Teacher) -> dict[str, Any]:
         """What decides the class and the confidence of each pixel, as plain values: no paths, no device."""
         return {
@@ -68,6 +78,6 @@ class CalibrateSettings(ChoiceRule):
             "scales": list(self.scales),
             "flip": self.flip,
             "precision": self.precision,
-            "temperature": 1.0,
+            "temperature": self.temperature,
             "decision_rule": DECISION_RULE,
         }

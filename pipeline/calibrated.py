@@ -12,22 +12,32 @@ from storage.errors import MissingFileError, SettingsError
 from storage.object_io import find_file, read_file, remove_file
 from storage.workspace import Workspace
 
-_DECISIVE = ("teacher", "classes", "scales", "flip", "precision", "decision_rule")
+_DECISIVE = ("teacher", "classes", "scales", "flip", "precision", "decision_rule", "temperature")
 """What a class and its confidence depend on, as in the settings in a run's ledger."""
 
 
-def with_thresholds(settings: LabelSettings, calibration: Calibration, decisive: Mapping[str, object]) -> LabelSettings:
+def with_thresholds(
+    settings: LabelSettings,
+    calibration: Calibration,
+    decisive: Mapping[str, object],
+    *,
+    brings_temperature: bool,
+) -> LabelSettings:
     """Put a calibration's thresholds in the place of its file.
 
     Args:
         settings: of a run.
         calibration: the one that they name.
         decisive: what decides the run's labels, as in its ledger.
+        brings_temperature: whether the calibration's temperature is taken where the settings have none of their own;
+            else the confidence is there already, and must be of the same.
 
     Raises:
         SettingsError: it was made with another teacher, or other settings; the message shows the difference.
     """
     calibrated, asked = (_confidence_of(one) for one in (calibration.measured, decisive))
+    if brings_temperature and settings.temperature == 1:
+        asked["temperature"] = calibration.temperature
     if difference := settings_difference(calibrated, asked):
         raise SettingsError(
             f"{calibration.where} is of other confidences than those of the run (calibration -> run):\n{difference}\n"
@@ -36,6 +46,7 @@ def with_thresholds(settings: LabelSettings, calibration: Calibration, decisive:
     return settings.model_copy(
         update={
             "thresholds": None,
+            "temperature": calibration.temperature,
             "threshold": calibration.rule.default_threshold,
             "class_thresholds": calibration.thresholds,
         }
@@ -43,7 +54,7 @@ def with_thresholds(settings: LabelSettings, calibration: Calibration, decisive:
 
 
 def _confidence_of(settings: Mapping[str, Any]) -> dict[str, object]:
-    return {name: settings.get(name) for name in _DECISIVE}
+    return {"temperature": 1.0} | {name: settings[name] for name in _DECISIVE if name in settings}
 
 
 def keep_calibration(workspace: Workspace, settings: LabelSettings, calibration: Calibration | None) -> None:

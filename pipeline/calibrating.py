@@ -4,42 +4,39 @@ It streams: an image is counted and forgotten. What was counted is saved now and
 after a stop; what is finished stays good for every other target, which needs no teacher's work.
 """
 
+import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.calibrate_settings import CalibrateSettings
-from pipeline.calibration_counts import CalibrationCounts
+from pipeline.calibration_counts import PixelCounts
 from pipeline.calibration_file import Calibration, read_calibration
 from pipeline.calibration_state import CalibrationState, read_state, refuse_other
 from pipeline.guard import refuse_trained_images
 from pipeline.labeller import Decider, TilingDecider
-from pipeline.samples import Sample, collect_samples, fingerprint_files, read_sample
+from pipeline.samples import Sample, collect_samples, fingerprint_files, read_ahead
 from pipeline.step_down import StepDown, Way, is_out_of_memory
 from pipeline.teacher_decider import TeacherDecider
 from pipeline.teacher_source import TeacherSource
-from pipeline.threads import map_ahead
+from pipeline.temperature import TemperatureSums, fit_samples
 from pipeline.threshold_choice import choose_thresholds
 from storage.atomic_file import as_ours
-from storage.errors import ImageError, LabelError, WorkspaceError
-from storage.label_map import LabelMap
+from storage.errors import ImageError, LabelError
 from storage.schema import ClassSchema, load_schema
 from storage.workspace import remove_partial_files, write_atomically
 from teacher import Teacher, load_teacher
 
+_FITTED = ("temperature", "temperature_fit")
+
 SAVE_SECONDS = 10.0
 """So much work at most is lost when the process is killed."""
-
-_READERS = 2
-_AHEAD = 4
-"""Images that are read, or wait, beside the one that is decided."""
 
 
 def state_folder(out: Path) -> Path:
@@ -49,6 +46,10 @@ def state_folder(out: Path) -> Path:
 
 def _state_file(out: Path) -> Path:
     return state_folder(out) / "counts.json"
+
+
+def _fit_file(out: Path) -> Path:
+    return state_folder(out) / "temperature.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,8 @@ class CalibrationRun:
     """What is counted, and how."""
     state: CalibrationState
     """How far an earlier run has come."""
+    fit: TemperatureSums | None
+    """How far the fit of a temperature has come, which comes before the counting; None: there is nothing to fit."""
     finished: Calibration | None
     """The calibration, where an earlier run has counted all of it."""
     images_without_truth: int
@@ -100,18 +103,64 @@ class CalibrationRun:
             **settings.decisive(teacher),
             "classes_digest": teacher.schema.digest,
             "steps": settings.keep_steps,
+            "block": settings.block or math.isqrt(len(found.samples)),
             "ids": settings.ids,
             "images": len(found.samples),
             "files": fingerprint_files(found.samples),
             "allow_training_images": settings.allow_training_images,
+            "fit_temperature": settings.fit_temperature,
         }
-        finished = None
+        finished = fit = None
         if settings.out.exists():
             finished = read_calibration(settings.out)
+            if settings.fit_temperature:  # what came of the fit is no part of the question
+                measured |= {name: finished.measured.get(name) for name in _FITTED}
             refuse_other(settings.out, finished.measured, measured)
-        state = read_state(_state_file(settings.out), measured, len(teacher.schema), settings.keep_steps)
+        elif settings.fit_temperature:
+            fit = TemperatureSums.read(_fit_file(settings.out), measured)
+        # what is counted at a temperature can only be asked for when that is known
+        state = read_state(_state_file(settings.out), measured) if fit is None else CalibrationState.nothing(measured)
         missing = len(found.images_without_label), len(found.labels_without_image)
-        return cls(settings, teacher, found.samples, measured, state, finished, *missing)
+        return cls(settings, teacher, found.samples, measured, state, fit, finished, *missing)
+
+    def fit_temperature(self) -> Iterator[TemperatureSums]:
+        """Fit a temperature on what is not looked at yet; yields the sums after each image.
+
+        Raises:
+            WorkspaceError: they cannot be saved.
+            RuntimeError, MemoryError: the device cannot predict, or has no room for the joint logits of an image.
+        """
+        assert self.fit is not None, "it is asked for where it is needed"
+        settings, saved, measured = self.settings, _fit_file(self.settings.out), dict(self.measured)
+        self._make_folder()
+        last, last_saved = self.fit, time.monotonic()
+        last.save(saved, measured)
+
+        def predict(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+            logits = self.teacher.logits(image, settings.scales, flip=settings.flip)
+            return cast(npt.NDArray[np.float32], logits.flatten(1).cpu().numpy())
+
+        try:
+            for sums in fit_samples(self.samples, self.teacher.schema, predict, self.fit):
+                last = sums
+                if time.monotonic() - last_saved > SAVE_SECONDS:
+                    sums.save(saved, measured)
+                    last_saved = time.monotonic()
+                yield sums
+        finally:
+            last.save(saved, measured)
+
+    def with_temperature(self, sums: TemperatureSums) -> Self:
+        """The run that counts at the temperature that was fitted, or goes on with what was counted.
+
+        Args:
+            sums: of all images.
+
+        Raises:
+            ForeignSettingsError, WorkspaceError: as `open`.
+        """
+        measured = {**self.measured, "temperature": sums.temperature, "temperature_fit": sums.to_plain()}
+        return replace(self, measured=measured, state=read_state(_state_file(self.settings.out), measured), fit=None)
 
     def __iter__(self) -> Iterator[CalibrationState]:
         """Count what is not counted yet; yields the state after each image, and saves it now and then.
@@ -123,7 +172,8 @@ class CalibrationRun:
         settings, saved = self.settings, _state_file(self.settings.out)
         self._make_folder()
         self.state.save(saved, self.measured)  # what cannot be saved should not be begun
-        decider = TeacherDecider(self.teacher, TeacherSource.of(settings, self.teacher, (0.0,)))
+        source = TeacherSource.of(settings, self.teacher, (0.0,))
+        decider = TeacherDecider(self.teacher, replace(source, temperature=self.measured["temperature"]))
         last, last_saved = self.state, time.monotonic()
         try:
             for state in count_samples(self.samples, self.teacher.schema, decider, self.state):
@@ -149,10 +199,10 @@ class CalibrationRun:
         if self.finished is not None:
             calibration = self.finished.chosen_by(settings.rule)
         else:
-            if not state.counts.truth.any():
+            if not state.counts.pixels.truth.any():
                 reason = next(iter(state.failed.values()), "the truth has no pixel with a class")
                 raise LabelError(f"nothing could be judged of {len(self.samples)} images: {reason}")
-            rule, counts = settings.rule, state.counts
+            rule, counts = settings.rule, state.counts.closed()
             choices = choose_thresholds(counts, schema.names, rule)
             calibration = Calibration(
                 str(settings.out), self.measured, counts, rule, choices, state.failed, state.unknown
@@ -190,33 +240,19 @@ def count_samples(
         WorkspaceError: a store does not answer.
         RuntimeError, MemoryError: the device cannot predict.
     """
-    steps, left = state.counts.steps, samples[state.done :]
-
-    def read(sample: Sample) -> tuple[npt.NDArray[np.uint8], LabelMap] | str:
-        try:
-            return read_sample(sample, schema)
-        except WorkspaceError:
-            raise  # a store that does not answer is no fault of one image
-        except (ImageError, LabelError) as error:
-            return str(error)
-
-    ways = _ways(decider)
-    with ThreadPoolExecutor(_READERS, "read") as pool:
-        try:
-            for sample, content in zip(left, map_ahead(read, left, pool, _AHEAD), strict=True):
-                if isinstance(content, str):
-                    state = state.without(sample.key, content)
-                else:
-                    image, truth = content
-                    try:
-                        planes = _decide(decider, ways, image)
-                    except ImageError as error:
-                        state = state.without(sample.key, f"{sample.image}: {error}")
-                    else:
-                        state = state.plus(CalibrationCounts.of_image(truth, planes, steps), truth.unknown)
-                yield state
-        finally:
-            pool.shutdown(cancel_futures=True)
+    steps, ways = state.counts.steps, _ways(decider)
+    for sample, content in read_ahead(samples[state.done :], schema):
+        if isinstance(content, str):
+            state = state.without(sample.key, content)
+        else:
+            image, truth = content
+            try:
+                planes = _decide(decider, ways, image)
+            except ImageError as error:
+                state = state.without(sample.key, f"{sample.image}: {error}")
+            else:
+                state = state.plus(PixelCounts.of_image(truth, planes, steps), truth.unknown)
+        yield state
 
 
 def _ways(decider: Decider) -> StepDown:

@@ -34,7 +34,7 @@ class CurvePoint:
     threshold: float
     precision: float | None
     low: float | None
-    """Lower end of the precision's interval, images being the independent units."""
+    """Lower end of the precision's interval, blocks of neighbouring images being the independent units."""
     high: float | None
     coverage: float | None
     coverage_low: float | None
@@ -104,8 +104,15 @@ class Calibration:
         """
         chosen = self.thresholds if thresholds is None else thresholds
         classes = tuple(
-            self._of_class(curve[level], name)
-            for name, level, curve in zip(self.classes, self._levels(chosen), self._curves(), strict=True)
+            replace(self._of_class(curve[level], name), enough_truth=self.rule.enough(images, pixels))
+            for name, level, curve, images, pixels in zip(
+                self.classes,
+                self._levels(chosen),
+                self._curves(),
+                self.counts.truth_images,
+                self.counts.pixels.truth,
+                strict=True,
+            )
         )
         confusion = self.confusion(chosen)
         given, right, total = confusion[:, :-1].sum(), confusion.diagonal().sum(), confusion.sum()
@@ -145,7 +152,7 @@ class Calibration:
         precision, coverage = self.counts.precision, self.counts.coverage
         shares = [precision.share(), *precision.interval(), coverage.share(), *coverage.interval()]
         columns = [[list(map(_or_none, row)) for row in share.tolist()] for share in shares]
-        columns += [precision.images.tolist(), precision.whole.tolist()]
+        columns += [self.counts.given_images.tolist(), precision.whole.tolist()]
         thresholds = [level / self.counts.steps for level in range(self.counts.steps)]
         return [
             tuple(starmap(CurvePoint, zip(thresholds, *of_class, strict=True)))
@@ -225,7 +232,6 @@ class Calibration:
             "confusion": self.confusion().tolist(),
             "failed": dict(self.failed),
             "unknown": self.unknown,
-            "steps": self.counts.steps,
             "counts": self.counts.to_plain(),
         }
         lines = (f"{json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items())
@@ -260,7 +266,7 @@ def read_calibration(path: Path) -> Calibration:
 
 
 def _parse(where: str, content: Mapping[str, Any]) -> Calibration:
-    counts = CalibrationCounts.from_plain(**content["counts"], steps=content["steps"])
+    counts = CalibrationCounts.from_plain(content["counts"])
     measured = dict(content["measured"])
     choices = tuple(ClassChoice(one["name"], one["threshold"], one["status"]) for one in content["classes"])
     if [choice.name for choice in choices] != measured["classes"] or len(choices) != counts.classes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.calibration_counts import CalibrationCounts
+from pipeline.calibration_counts import CalibrationCounts, PixelCounts
 from pipeline.settings import settings_difference
 from storage.errors import ForeignSettingsError, WorkspaceError
 from storage.workspace import write_atomically
@@ -32,9 +32,14 @@ class CalibrationState:
     failed: Mapping[str, str] = field(default_factory=dict)
     """Images that could not be counted, by key, and why."""
 
-    def plus(self, counts: CalibrationCounts, unknown: int) -> Self:
+    @classmethod
+    def nothing(cls, measured: Mapping[str, Any]) -> Self:
+        """Before the first image."""
+        return cls(CalibrationCounts.nothing(len(measured["classes"]), measured["steps"], measured["block"]))
+
+    def plus(self, image: PixelCounts, unknown: int) -> Self:
         """With one image more."""
-        return replace(self, counts=self.counts + counts, done=self.done + 1, unknown=self.unknown + unknown)
+        return replace(self, counts=self.counts.plus(image), done=self.done + 1, unknown=self.unknown + unknown)
 
     def without(self, key: str, reason: str) -> Self:
         """With one image more that failed."""
@@ -61,21 +66,30 @@ class CalibrationState:
         write_atomically(path, json.dumps(content).encode())
 
 
-def read_state(path: Path, measured: Mapping[str, Any], classes: int, steps: int) -> CalibrationState:
+def read_state(path: Path, measured: Mapping[str, Any]) -> CalibrationState:
     """Read how far a calibration has come; nothing, where there is no file.
+
+    Args:
+        path: the file.
+        measured: what is counted, and how.
 
     Raises:
         ForeignSettingsError: the file is of another calibration; the message shows the difference.
         WorkspaceError: the file is damaged.
     """
     if not path.is_file():
-        return CalibrationState(CalibrationCounts.nothing(classes, steps))
+        return CalibrationState.nothing(measured)
     try:
         content = _read(path)
         before = content["measured"]
-        counts = CalibrationCounts.from_plain(**content["counts"], steps=before["steps"])
+        counts = CalibrationCounts.from_plain(content["counts"])
         state = CalibrationState(counts, content["done"], content["unknown"], dict(content["failed"]))
-        fits = counts.images + len(state.failed) == state.done and counts.classes == len(before["classes"])
+        fits = counts.images + len(state.failed) == state.done
+        fits &= (counts.classes, counts.steps, counts.block) == (
+            len(before["classes"]),
+            before["steps"],
+            before["block"],
+        )
     except (OSError, ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
         raise WorkspaceError(f"{path} is damaged: {error}; remove it to count from the start") from error
     if not fits:

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Self
 
-from pipeline.calibrated import keep_calibration, with_thresholds
+from pipeline.calibrated import keep_calibration, kept_calibration, with_thresholds
 from pipeline.calibration_file import read_calibration
 from pipeline.cores import plan_here
 from pipeline.forecast import Forecast
+from pipeline.gate import Gate
 from pipeline.kept_confidence import StoreWriter, find_store, release_slots
 from pipeline.labeller import LabelJob, Labeller
 from pipeline.plan import Plan
@@ -26,7 +27,7 @@ from pipeline.teacher_source import TeacherSource
 from pipeline.workers import OneProcess, Workers
 from storage.account import ByteAccount
 from storage.budget import LEDGER_BYTES, measure_bytes
-from storage.errors import BudgetError
+from storage.errors import BudgetError, GateError, SettingsError
 from storage.layouts import Item, find_images
 from storage.ledger import Entry
 from storage.schema import load_schema
@@ -87,11 +88,16 @@ class LabelRun:
         BudgetError: the budget leaves no room for a label.
         WorkspaceError: the workspace cannot be written, or another process has it.
         MissingFileError, SettingsError, SchemaError, CheckpointError: the teacher cannot be made as asked, or the
-            calibration is none of its labels.
+            calibration is none of its labels; or the gate has nothing that tells how good the labels are.
+        GateError: the calibration says that the labels would not meet the gate.
     """
 
     plan: Plan
     """What is done and what is to do."""
+    gate: Gate
+    """What the labels must meet, by the calibration before and by `coarse` after they are made."""
+    gate_not_known: str
+    """What the calibration does not know of it; empty where it knows all."""
     forecast: Forecast
     """What the run will take on the disk."""
 
@@ -106,6 +112,8 @@ class LabelRun:
         # the cheap checks come first: a wrong path should not cost the loading of a network
         find_images(settings.images, settings.layout)
         self._calibration = None if settings.thresholds is None else read_calibration(settings.thresholds)
+        self.gate = Gate.parse(*settings.gate)
+        self.gate_not_known = self._check_gate()
         schema = None if settings.classes is None else load_schema(settings.classes)
         with ExitStack() as stack:
             self.ledger = stack.enter_context(opened_run(self.workspace))
@@ -119,9 +127,11 @@ class LabelRun:
                 precision=settings.precision,
                 compiled=settings.compiled and not settings.is_distributed,
             )
+            self.gate.refuse_unknown(self.teacher.schema.names, self.teacher.schema.name)
             if self._calibration is not None:
                 decisive = decisive_settings(settings, self.teacher)
-                settings = self.settings = with_thresholds(settings, self._calibration, decisive)
+                settings = with_thresholds(settings, self._calibration, decisive, brings_temperature=True)
+                self.settings = settings
             self._thresholds = thresholds_by_class(settings.threshold, settings.class_thresholds, self.teacher.schema)
             self.decisive = decisive_settings(settings, self.teacher)
             self.digest = settings_digest(self.decisive)
@@ -131,6 +141,26 @@ class LabelRun:
             self.workers = self._open_workers()
             stack.callback(self.workers.close)
             self._stack = stack.pop_all()
+
+    def _check_gate(self) -> str:
+        """Refuse, before there is any work, what a calibration says would not meet the gate."""
+        if not self.gate.conditions:
+            return ""
+        calibration = self._calibration or kept_calibration(self.workspace, self.settings)
+        if calibration is not None:
+            try:
+                return self.gate.check(calibration.quality())
+            except GateError as error:
+                raise GateError(
+                    f"{error}\nnothing was labelled; choose surer thresholds by `autocoarse calibrate` with a higher "
+                    f"--target-precision, or ask less of these classes, such as precision[NAME]>=0.8"
+                ) from error
+        if self.settings.coarse is None:
+            raise SettingsError(
+                f"gate {self.gate} needs something that tells how good the labels are: --thresholds, a calibration of "
+                f"the teacher made by `autocoarse calibrate`, or --coarse, human coarse labels of these images"
+            )
+        return ""
 
     def _plan(self) -> None:
         """Decide what is to do, and only then write: a run that is refused leaves the folder as it was."""

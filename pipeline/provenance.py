@@ -33,6 +33,8 @@ def decisive_settings(settings: LabelSettings, teacher: Teacher) -> dict[str, ob
     }
     if settings.class_thresholds:
         decisive["class_thresholds"] = dict(settings.class_thresholds)
+    if settings.temperature != 1:
+        decisive["temperature"] = settings.temperature
     if settings.min_component > 1:
         decisive["min_component"] = settings.min_component
     if settings.ids == "source":
@@ -50,8 +52,7 @@ def label_provenance(decisive: Mapping[str, Any], schema: ClassSchema) -> dict[s
     more: dict[str, str | float] = {}
     if own := decisive.get("class_thresholds"):
         more["class_thresholds"] = " ".join(f"{name}={value:g}" for name, value in sorted(own.items()))
-    if "min_component" in decisive:
-        more["min_component"] = decisive["min_component"]
+    more |= {name: decisive[name] for name in ("min_component", "temperature") if name in decisive}
     if "written_ids" in decisive:
         more["ids"] = "source"
     return {

@@ -29,7 +29,9 @@ class ClassQuality:
     pixels: int
     """Given the class, and judged."""
     enough: bool
-    """Whether that is enough evidence to say anything of the class."""
+    """Whether that is enough evidence to say anything of the precision."""
+    enough_truth: bool = False
+    """Whether the class is the truth in enough images to say anything of the coverage."""
 
 
 @dataclass(frozen=True, slots=True)

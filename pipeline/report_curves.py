@@ -28,8 +28,8 @@ def precision_curves(counts: CalibrationCounts) -> tuple[Curve, ...]:
     """Precision and coverage over the thresholds, of each class that the truth has."""
     steps, every = counts.steps, bounded(counts.precision)
     curves = []
-    for index in np.flatnonzero(counts.truth).tolist():
-        coverage = (counts.coverage.part[index] / counts.truth[index]).round(_DIGITS).tolist()
+    for index in np.flatnonzero(counts.pixels.truth).tolist():
+        coverage = (counts.coverage.part[index] / counts.pixels.truth[index]).round(_DIGITS).tolist()
         bounds = every[index * steps : (index + 1) * steps]
         points = (CurvePoint(k / steps, *bounds[k], coverage[k]) for k in range(steps))
         curves.append(Curve(index, tuple(points)))

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline.calibration_counts import CalibrationCounts
+from pipeline.calibration_counts import PixelCounts
 from pipeline.report_form import Layer
 from pipeline.report_sources import ReportItem, Sources
 from pipeline.scores import count_pixels
@@ -43,7 +43,7 @@ class Measured:
     """(class,) pixels by class, of layers that no ledger speaks of."""
     against_truth: Counts | None = None
     """(class, class + 1), of `count_pixels`."""
-    kept: CalibrationCounts | None = None
+    kept: PixelCounts | None = None
     """What was kept of its confidence, against the truth."""
     labelled: Shares | None = None
     """Share of labelled pixels in each cell of the map."""
@@ -88,7 +88,7 @@ class Measurer:
             error=None if against is None else _wrong(against),
             pixels={layer: labels[layer].counts[: len(self.sources.schema)] for layer in counted},
             against_truth=against,
-            kept=None if planes is None or truth is None else CalibrationCounts.of_image(truth, planes, self._steps),
+            kept=None if planes is None or truth is None else PixelCounts.of_image(truth, planes, self._steps),
             labelled=None if own is None else self._labelled(own),
             problems=tuple(problems),
         )

@@ -63,7 +63,8 @@ class ReportSums:
         if one.against_truth is not None:
             self._add_judged(one.against_truth)
         if one.kept is not None:
-            self.kept = one.kept if self.kept is None else self.kept + one.kept
+            before = self.kept or CalibrationCounts.nothing(self._classes, self._steps or 0)
+            self.kept = before.plus(one.kept)
 
     def _add_judged(self, against: Counts) -> None:
         self.judged += 1

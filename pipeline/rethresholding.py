@@ -153,7 +153,7 @@ class RethresholdRun:
         if self._calibration is None:
             self._calibration = kept_calibration(self._parent, asked)
             return asked
-        return with_thresholds(asked, self._calibration, recorded)
+        return with_thresholds(asked, self._calibration, recorded, brings_temperature=False)
 
     def _decisive_settings(self, parent: Ledger) -> dict[str, object]:
         decisive = dict(parent.settings or {})

@@ -117,6 +117,7 @@ class TeacherMeasure:
         """Scores (class, height, width), label (height, width), and class, confidence code and runner-up."""
         with torch.inference_mode():
             scores = self._teacher.logits(image, self._settings.scales, flip=self._settings.flip)
+            scores = scores / self._settings.temperature
             top = find_top(scores[None], runner_up=True)
             assert top.runner_up is not None, "it was asked for"
             label = apply_thresholds(top, self._thresholds)[0].cpu().numpy()

@@ -6,7 +6,8 @@ read a sample.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,7 +15,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from storage.errors import LabelError, LayoutError
+from pipeline.threads import map_ahead
+from storage.errors import ImageError, LabelError, LayoutError
 from storage.image_reader import read_image
 from storage.label_map import LabelMap
 from storage.label_png import read_label_png
@@ -25,6 +27,11 @@ Kind = Literal["fine", "coarse", "auto", "reviewed"]
 """How a label came to be; `fine` and `reviewed` labels are complete, the others may miss things."""
 
 _NAMED = 3
+
+AHEAD = 4
+"""Samples that are read, or wait, beside the one that is used."""
+
+_READERS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +122,31 @@ def check_sizes_agree(image: Path, image_size: tuple[int, int], label: Path, lab
             f"{label} is {label_size[1]}x{label_size[0]} but its image {image} is {image_size[1]}x{image_size[0]}; "
             f"labels must have their image's size"
         )
+
+
+def read_ahead(
+    samples: Sequence[Sample], schema: ClassSchema
+) -> Iterator[tuple[Sample, tuple[npt.NDArray[np.uint8], LabelMap] | str]]:
+    """Read samples in order, in threads, a few ahead of the consumer.
+
+    Yields:
+        Each sample with what `read_sample` gives, or why it cannot be read.
+
+    Raises:
+        WorkspaceError: a store does not answer, which is no fault of one sample.
+    """
+
+    def read(sample: Sample) -> tuple[npt.NDArray[np.uint8], LabelMap] | str:
+        try:
+            return read_sample(sample, schema)
+        except (ImageError, LabelError) as error:
+            return str(error)
+
+    with ThreadPoolExecutor(_READERS, "read") as pool:
+        try:
+            yield from zip(samples, map_ahead(read, samples, pool, AHEAD), strict=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def read_sample(sample: Sample, schema: ClassSchema) -> tuple[npt.NDArray[np.uint8], LabelMap]:

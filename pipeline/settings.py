@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline.gate_condition import GateTexts
 from storage.errors import SettingsError, WorkspaceError
 from storage.label_png import LabelFormat, Preset
 from storage.layouts import Layout
@@ -116,8 +117,8 @@ Place = Annotated[Path, WrapValidator(_as_place), PlainSerializer(path_text, ret
 class LabellingRecipe(Settings):
     """How images are labelled; not which, and not by what teacher.
 
-    Scales, thresholds, flip, precision and min_component decide the values of the labels; the rest says how they are
-    computed and kept.
+    Scales, thresholds, flip, temperature, precision and min_component decide the values of the labels; the rest says
+    how they are computed and kept.
     """
 
     scales: Scales = (0.5, 1.0, 2.0)
@@ -127,6 +128,8 @@ class LabellingRecipe(Settings):
     """Thresholds of classes that have one of their own, by class name."""
     flip: bool = False
     """Average the logits of the image and of its mirror image."""
+    temperature: float = Field(1.0, gt=0, le=100)
+    """That the logits are divided by before they become probabilities, as `calibrate` may have fitted it."""
     min_component: int = Field(0, ge=0)
     """Connected pixels of one class that are fewer than this become ignore; 0: none do."""
     keep: Keep = "none"
@@ -147,7 +150,9 @@ class LabellingRecipe(Settings):
 
     def decisive(self) -> dict[str, Any]:
         """What decides the values of the labels, as plain values."""
-        return self.model_dump(mode="json", include=set(_DECISIVE))
+        decisive = self.model_dump(mode="json", include=set(_DECISIVE))
+        # what came later and is left at its default is left out, so that older work is gone on with
+        return decisive if self.temperature == 1 else {**decisive, "temperature": self.temperature}
 
 
 _DECISIVE = ("scales", "threshold", "class_thresholds", "flip", "min_component", "precision")
@@ -182,6 +187,12 @@ class LabelSettings(LabellingRecipe):
     """Show dask's dashboard of the processes of this machine, on loopback."""
     shard: ShardText | None = None
     """Label the images of this shard only; None: all of them. It decides no pixel."""
+    gate: GateTexts = ()
+    """Conditions on the labels' quality (see `pipeline.gate`)."""
+    coarse: Path | None = None
+    """Folder of human labels of the images, that the labels are audited against when all are made."""
+    coarse_ids: Ids | None = None
+    """What their values are; None: class indices, or what a Cityscapes file's name says."""
     out: Place
     """The run's folder, or a URL."""
 
@@ -209,6 +220,14 @@ class LabelSettings(LabellingRecipe):
                 f"out {self.out} lies in the images {self.images}, where other shards would take its labels for "
                 f"images; choose a folder elsewhere"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _coarse_can_be_audited(self) -> Self:
+        if self.coarse_ids is not None and self.coarse is None:
+            raise SettingsError("coarse_ids says what the values of --coarse are, and that is not given")
+        if self.coarse is not None and is_remote(self.out):
+            raise SettingsError(f"coarse needs an out on this machine's disks, {path_text(self.out)} is none")
         return self
 
     @model_validator(mode="after")

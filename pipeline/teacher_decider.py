@@ -40,7 +40,8 @@ class TeacherDecider:
     _rule: DecisionRule = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._rule = DecisionRule(self.source.thresholds, self.source.keep, self.source.keep_steps)
+        source = self.source
+        self._rule = DecisionRule(source.thresholds, source.keep, source.keep_steps, source.temperature)
         torch.set_num_threads(plan_here(on_cuda=self.teacher.device.type == "cuda").network)
         if self.teacher.device.type == "cpu":
             # a dask worker's own setting gives every tensor back to the system, which took more than half of its time

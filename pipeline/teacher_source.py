@@ -65,6 +65,7 @@ class TeacherSource:
     keep: Keep
     keep_steps: int
     compiled: bool
+    temperature: float = 1.0
 
     @classmethod
     def of(
@@ -86,6 +87,7 @@ class TeacherSource:
             keep=settings.keep,
             keep_steps=settings.keep_steps,
             compiled=settings.compiled,
+            temperature=settings.temperature,
         )
 
     def at(self, file: Path) -> Self:

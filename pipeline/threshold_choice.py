@@ -27,7 +27,7 @@ class ChoiceRule(Settings):
     target_precision: Target | None = None
     target_coverage: Target | None = None
     min_images: int = Field(10, ge=2)
-    """In which a class must have been given; with fewer nothing is said of it."""
+    """In which a class must have been given, or for a coverage be the truth; with fewer nothing is said of it."""
     min_pixels: int = Field(1000, ge=1)
     """That must have been given the class."""
     default_threshold: Threshold = 0.5
@@ -74,8 +74,9 @@ def choose_thresholds(counts: CalibrationCounts, names: tuple[str, ...], rule: C
     """
     of_precision = rule.target_precision is not None
     evidence = counts.precision if of_precision else counts.coverage
+    images = counts.given_images if of_precision else counts.truth_images[:, None]
     low, _ = evidence.interval()
-    enough = (evidence.images >= rule.min_images) & (evidence.whole >= rule.min_pixels)
+    enough = (images >= rule.min_images) & (evidence.whole >= rule.min_pixels)
     choices = []
     for index, name in enumerate(names):
         usable = np.where(enough[index], low[index], -1.0)

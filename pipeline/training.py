@@ -10,6 +10,7 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from pipeline.distributed import is_first_process, run_in_processes
+from pipeline.gate import Gate, check_run
 from pipeline.guard import refuse_trained_images
 from pipeline.memory import keep_freed_memory
 from pipeline.sample_index import SampleIndex, build_index
@@ -43,7 +44,9 @@ def train(settings: TrainSettings) -> Iterator[TrainProgress]:
         its own.
 
     Raises:
-        SettingsError: the settings contradict each other or the machine.
+        SettingsError: the settings contradict each other or the machine; or nothing is known of the labels on which a
+            gate is.
+        GateError: the auto labels are not good enough for the settings' gate.
         LeakError: the network would be validated on images that it is trained on.
         MissingFileError, SchemaError, LayoutError: what to learn from is not there.
         ImageError, LabelError: an image or a label cannot be used.
@@ -55,6 +58,7 @@ def train(settings: TrainSettings) -> Iterator[TrainProgress]:
     """
     device = find_device(settings.device)
     _check_precision(settings, device.type)
+    yield from _check_gate(settings)
     lock = Workspace(settings.out).lock() if is_first_process() else None
     try:
         yield from run_in_processes(_work, settings, device)
@@ -76,6 +80,7 @@ def dry_run(settings: TrainSettings) -> Iterator[TrainProgress]:
         AutocoarseError: as `train` does, before its first step.
     """
     _check_precision(settings, settings.device)  # "auto" is another machine's to find out
+    yield from _check_gate(settings)
     schema = load_schema(settings.classes)
     folder = TrainingFolder(settings.out, settings.keep)
     lock = Workspace(settings.out).lock()
@@ -95,6 +100,12 @@ def dry_run(settings: TrainSettings) -> Iterator[TrainProgress]:
 def _check_precision(settings: TrainSettings, device: str) -> None:
     if settings.precision == "fp16" and device == "cpu":
         raise SettingsError("precision is fp16 and the device cpu, where its small gradients vanish; use bf16 or fp32")
+
+
+def _check_gate(settings: TrainSettings) -> Iterator[TrainProgress]:
+    if settings.gate and settings.auto_labels is not None:
+        for not_known in check_run(Gate.parse(*settings.gate), settings.auto_labels):
+            yield TrainProgress("reading", 0, 0, warning=not_known)
 
 
 def _work(fabric: Fabric, settings: TrainSettings) -> Iterator[TrainProgress]:

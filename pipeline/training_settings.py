@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pipeline.gate_condition import GateTexts
 from pipeline.settings import Scales, Settings
 from storage.layouts import Layout
 from storage.schema import Ids
@@ -34,6 +35,7 @@ _NOT_DECISIVE = {
     ),  # these and the above: their content decides, not their place
     *("batch", "devices", "nodes"),  # their product decides: `crops_together`
     *("val_images", "val_labels", "scales", "validate_every", "allow_training_images"),  # judge the result
+    "gate",  # decides whether there is a training at all
     *("out", "device", "workers", "checkpoint_every", "keep", "index"),
 }
 
@@ -194,6 +196,8 @@ class TrainSettings(TrainingRecipe):
     coarse_images: Path | None = None
     coarse_labels: Path | None = None
     """Labels drawn roughly. Images without one are left out."""
+    gate: GateTexts = ()
+    """Conditions that the auto labels must meet by their RUN's own calibration or audit (see `pipeline.gate`)."""
     val_images: Path | None = None
     val_labels: Path | None = None
     """What the result is evaluated on; nothing is chosen on it but the best of a run's checkpoints."""
@@ -227,6 +231,8 @@ class TrainSettings(TrainingRecipe):
             if (images is None) != (labels is None):
                 given, missing = ("images", "labels") if labels is None else ("labels", "images")
                 raise ValueError(f"--{kind}-{given} is given without --{kind}-{missing}; give both or neither")
+        if self.gate and self.auto_labels is None:
+            raise ValueError(f"--gate {', '.join(self.gate)} is given without --auto-labels that it could be on")
         if self.validate_every is not None and self.val_images is None:
             raise ValueError("--validate-every is given without --val-images and --val-labels to evaluate on")
         return self

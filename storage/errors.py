@@ -56,6 +56,10 @@ class BudgetError(AutocoarseError, OSError):
     """What is to be written would pass the budget that was given; what was written before is whole."""
 
 
+class GateError(AutocoarseError, ValueError):
+    """Labels are not as good as a gate asks for, or it is not known."""
+
+
 class ForeignSettingsError(AutocoarseError, ValueError):
     """The output folder holds work made with other settings."""
 

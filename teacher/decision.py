@@ -3,6 +3,7 @@
 Decides once, on float32, where the logits are; what it gives is what leaves the device.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,17 @@ def check_threshold(threshold: float) -> float:
     return threshold
 
 
+def check_temperature(temperature: float) -> float:
+    """Refuse what is no temperature.
+
+    Raises:
+        SettingsError: it is not a positive number.
+    """
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise SettingsError(f"temperature is {temperature}, expected a positive number")
+    return temperature
+
+
 @dataclass(frozen=True, slots=True)
 class DecisionRule:
     """What is decided of each pixel, and what is kept of it."""
@@ -35,6 +47,8 @@ class DecisionRule:
     """What is kept beside the label."""
     steps: int = DEFAULT_STEPS
     """Of the grid on which confidence is kept."""
+    temperature: float = 1.0
+    """That the logits are divided by first; 1 leaves them as they are."""
 
 
 @dataclass(frozen=True, slots=True)

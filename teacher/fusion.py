@@ -27,6 +27,10 @@ class ScaledPrediction(NamedTuple):
     size: tuple[int, int]
     """(height, width) of the scaled images, to which the logits are to be enlarged."""
 
+    def divided(self, temperature: float) -> "ScaledPrediction":
+        """The prediction with its logits divided; as fusion is linear in them, so are the joint logits."""
+        return self._replace(logits=self.logits / temperature)
+
     def mirrored(self) -> "ScaledPrediction":
         """The prediction with left and right exchanged, which turns that of a mirrored image back."""
         return ScaledPrediction(

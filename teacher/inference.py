@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from storage.errors import ImageError, SettingsError
 from storage.schema import ClassSchema
-from teacher.decision import DecisionRule
+from teacher.decision import DecisionRule, check_temperature
 from teacher.execution import Execution
 from teacher.fusion import check_scales, hierarchical_logits, predict_scales
 from teacher.joint_decision import decide_jointly
@@ -204,11 +204,12 @@ class Teacher:
             tile: side of the tiles in which larger images are predicted, in pixels; None: images are predicted whole.
 
         Raises:
-            SettingsError: the scales, a threshold, the steps or the tile are out of range, or the thresholds are not as
-                many as the classes.
+            SettingsError: the scales, a threshold, the steps, the temperature or the tile are out of range, or the
+                thresholds are not as many as the classes.
             ImageError: not such images, of different sizes, or too small for the lowest scale.
         """
         check_scales(scales)
+        check_temperature(rule.temperature)
         if len(rule.thresholds) not in (1, len(self.schema)):
             raise SettingsError(f"got {len(rule.thresholds)} thresholds, expected one, or {len(self.schema)}")
         if not images:
@@ -220,6 +221,8 @@ class Teacher:
             if flip:
                 mirrored = predict_scales(network, batch.flip(-1), scales)
                 views.append(tuple(prediction.mirrored() for prediction in mirrored))
+            if rule.temperature != 1:
+                views = [tuple(prediction.divided(rule.temperature) for prediction in view) for view in views]
             size = (batch.shape[-2], batch.shape[-1])
             del batch  # three floats a pixel that nobody needs any more
             made = decide_jointly(views, size, rule)

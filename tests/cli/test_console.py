@@ -1,5 +1,7 @@
 """What a command prints: figures for people, plain lines where there is no terminal, messages where it fails."""
 
+import json
+import signal
 from pathlib import Path
 from typing import NoReturn
 
@@ -114,6 +116,31 @@ def test_an_interrupted_command_says_how_to_go_on() -> None:
     assert result.exit_code == 130
     assert "run the same command again" in result.stderr
     assert "130 interrupted" in str(click.unstyle(CliRunner().invoke(main, ["--help"]).stdout))
+
+
+def test_a_batch_system_stops_a_command_as_ctrl_c_does() -> None:
+    """SIGTERM is exit code 130 and a word on how to go on; afterwards the signal does what it did before."""
+    group = Commands("autocoarse")
+
+    @group.command("work")
+    def work() -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    result = CliRunner().invoke(group, ["work"])
+    assert result.exit_code == 130
+    assert "run the same command again" in result.stderr
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_error_is_json_where_json_was_asked_for(tmp_path: Path) -> None:
+    """A program that reads the last line of stdout finds the message and the exit code there."""
+    result = CliRunner().invoke(main, ["inspect", str(tmp_path / "none.png"), "--json"])
+    assert result.exit_code == 2
+    told = json.loads(result.stdout.splitlines()[-1])
+    assert told["exit_code"] == 2
+    assert told["error"] in result.stderr
+    assert not CliRunner().invoke(main, ["inspect", str(tmp_path / "none.png")]).stdout
 
 
 def test_a_demo_in_a_place_that_cannot_be_is_a_message(tmp_path: Path) -> None:

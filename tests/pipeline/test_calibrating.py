@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from pipeline import calibrating
+from pipeline import samples as samples_module
 from pipeline.calibrate_settings import CalibrateSettings
 from pipeline.calibrating import CalibrationRun, count_samples, state_folder
 from pipeline.calibration_counts import CalibrationCounts
@@ -59,6 +60,8 @@ def settings(tmp_path: Path, tiny_teacher: Path) -> CalibrateSettings:
 def calibrate(settings: CalibrateSettings, **changes: object) -> Calibration:
     """Calibrate to the end."""
     run = CalibrationRun.open(settings.model_copy(update=changes))
+    if run.fit is not None:
+        run = run.with_temperature([run.fit, *run.fit_temperature()][-1])
     return run.result(run.state if run.finished is not None else list(run)[-1])
 
 
@@ -141,6 +144,27 @@ def test_an_interrupted_calibration_loses_nothing(settings: CalibrateSettings) -
         steps.close()  # type: ignore[attr-defined] # it is a generator
         assert CalibrationRun.open(settings).state.done == stop
     assert calibrate(settings).to_json() == whole
+
+
+def test_a_temperature_is_fitted_first_and_goes_on_as_well(settings: CalibrateSettings) -> None:
+    """Stopped in the fit and in the counting, the file is that of an undisturbed calibration, and is found again."""
+    settings = settings.model_copy(update={"fit_temperature": True})
+    whole = calibrate(settings, out=settings.out.with_name("whole.json"))
+    assert whole.temperature != 1
+    assert whole.measured["temperature_fit"]["nll_after"] < whole.measured["temperature_fit"]["nll_before"]
+    fitting = CalibrationRun.open(settings).fit_temperature()
+    next(fitting), next(fitting)
+    fitting.close()  # type: ignore[attr-defined] # it is a generator
+    run = CalibrationRun.open(settings)
+    assert run.fit is not None
+    assert run.fit.done == 2
+    counting = iter(run.with_temperature(list(run.fit_temperature())[-1]))
+    next(counting)
+    counting.close()  # type: ignore[attr-defined] # it is a generator
+    assert calibrate(settings).to_json() == whole.to_json()
+    assert CalibrationRun.open(settings).finished is not None
+    with pytest.raises(ForeignSettingsError, match="fit_temperature: True -> False"):
+        CalibrationRun.open(settings.model_copy(update={"fit_temperature": False}))
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -251,7 +275,7 @@ def test_few_images_are_in_memory_however_many_there_are(
     samples = CalibrationRun.open(settings).samples * 10
     alive: list[int] = []
     lock = threading.Lock()
-    read = calibrating.read_sample
+    read = samples_module.read_sample
 
     def watched(sample: Sample, schema: ClassSchema) -> object:
         content = read(sample, schema)
@@ -259,9 +283,9 @@ def test_few_images_are_in_memory_however_many_there_are(
             alive.append(1)
         return content
 
-    monkeypatch.setattr(calibrating, "read_sample", watched)
+    monkeypatch.setattr(samples_module, "read_sample", watched)
     decider = _Counting(alive)
     state = CalibrationState(CalibrationCounts.nothing(len(schema), 100))
     *_, last = count_samples(samples, schema, decider, state)
     assert last.done == 10 * COUNT
-    assert decider.most <= calibrating._AHEAD + 1
+    assert decider.most <= samples_module.AHEAD + 1

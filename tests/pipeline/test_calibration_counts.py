@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.calibration_counts import CalibrationCounts
+from pipeline.calibration_counts import CalibrationCounts, PixelCounts
 from pipeline.calibration_file import MAX_BYTES, Calibration, read_calibration
 from pipeline.scores import count_pixels
 from pipeline.threshold_choice import ChoiceRule, choose_thresholds
@@ -33,12 +33,9 @@ def noisy_image(seed: int, size: tuple[int, int] = (12, 16), skill: float = 1.0)
     return LabelMap(truth, 3), np.stack([classes, codes])
 
 
-def count(images: list[Image]) -> CalibrationCounts:
+def count(images: list[Image], block: int = 1) -> CalibrationCounts:
     """The counts of images."""
-    counts = CalibrationCounts.nothing(3, STEPS)
-    for truth, planes in images:
-        counts = counts + CalibrationCounts.of_image(truth, planes, STEPS)
-    return counts
+    return CalibrationCounts.of((PixelCounts.of_image(*image, STEPS) for image in images), 3, STEPS, block)
 
 
 def calibration(counts: CalibrationCounts, **rule: float) -> Calibration:
@@ -61,30 +58,53 @@ def test_counts_are_those_of_the_labels_at_every_threshold() -> None:
         right = np.array([one.diagonal() for one in singly])
         place = (np.arange(3), levels)
         assert np.array_equal(counts.precision.product[place], (given * right).sum(axis=0))
-        assert np.array_equal(counts.precision.images[place], (given > 0).sum(axis=0))
+        assert np.array_equal(counts.given_images[place], (given > 0).sum(axis=0))
         assert np.array_equal(counts.coverage.part[place], right.sum(axis=0))
 
 
-def test_neither_order_nor_parts_change_the_counts() -> None:
-    """Images in another order, or in two parts that are added up, give the same content of the file."""
+def test_the_order_of_independent_images_changes_nothing() -> None:
+    """Where each image is a unit, another order of them gives the same content of the file."""
     images = [noisy_image(seed) for seed in range(5)]
-    whole = calibration(count(images)).to_json()
-    assert calibration(count(images[::-1])).to_json() == whole
-    assert calibration(count(images[:2]) + count(images[2:])).to_json() == whole
+    assert calibration(count(images[::-1])).to_json() == calibration(count(images)).to_json()
+
+
+def test_a_block_of_neighbours_is_one_unit() -> None:
+    """Blocks count like images that hold all of their pixels; the last one may be smaller than the others."""
+    images = [noisy_image(seed) for seed in range(7)]
+    joined = [
+        (LabelMap(np.vstack([truth.values for truth, _ in some]), 3), np.hstack([planes for _, planes in some]))
+        for some in (images[:3], images[3:6], images[6:])
+    ]
+    blocks, large = count(images, 3), count(joined)
+    for what in ("precision", "coverage"):
+        for got, wanted in zip(getattr(blocks, what).interval(), getattr(large, what).interval(), strict=True):
+            assert np.array_equal(got, wanted, equal_nan=True)
+    assert (blocks.images, large.images) == (7, 3)
+    assert blocks.given_images.max() == 7
+    assert np.array_equal(blocks.pixels.joint, count(images).pixels.joint)
+
+
+def test_neighbours_that_are_alike_are_worth_no_more_than_one() -> None:
+    """The same image over and over makes an interval narrower where each is a unit, and not where a block is."""
+    images = [noisy_image(seed, (60, 80)) for seed in range(8) for _ in range(8)]
+    singly, blocks, once = count(images), count(images, 8), count(images[::8])
+    (low, _), (low_of_blocks, _), (low_once, _) = (one.precision.interval() for one in (singly, blocks, once))
+    assert np.nanmean(low) > np.nanmean(low_of_blocks) + 0.005
+    assert np.nanmean(low_of_blocks) == pytest.approx(np.nanmean(low_once), abs=0.005)
 
 
 def test_counts_do_not_grow_with_the_images() -> None:
     """After many images the counts are arrays of the size that they were before the first."""
-    before, after = (calibration(count([noisy_image(s) for s in range(n)])).counts for n in (1, 30))
-    assert [a.nbytes for a in (before.joint, before.precision.part)] == [
-        a.nbytes for a in (after.joint, after.precision.part)
+    before, after = (count([noisy_image(s) for s in range(n)]) for n in (1, 30))
+    assert [a.nbytes for a in (before.pixels.joint, before.precision.part)] == [
+        a.nbytes for a in (after.pixels.joint, after.precision.part)
     ]
 
 
 def test_a_truth_of_another_size_is_refused() -> None:
     """A truth that is not of the prediction's size cannot be counted."""
     with pytest.raises(LabelError, match="12x16"):
-        CalibrationCounts.of_image(noisy_image(0, (16, 12))[0], noisy_image(0)[1], STEPS)
+        PixelCounts.of_image(noisy_image(0, (16, 12))[0], noisy_image(0)[1], STEPS)
 
 
 @given(st.integers(0, 10_000), st.floats(0.3, 1), st.tuples(st.floats(0.01, 0.99), st.floats(0.01, 0.99)))
@@ -164,7 +184,7 @@ def test_quality_is_that_of_the_thresholds() -> None:
     assert quality.precision == confusion.diagonal().sum() / confusion[:, :-1].sum()
     assert quality.coverage == confusion[:, :-1].sum() / confusion.sum()
     everything = found.quality(dict.fromkeys(NAMES, 0.0))
-    assert everything.classes[1].pixels == found.counts.joint[:, 1].sum()
+    assert everything.classes[1].pixels == found.counts.pixels.joint[:, 1].sum()
     with pytest.raises(SettingsError, match=r"the nearest are 0\.5 and 0\.55"):
         found.quality(dict.fromkeys(NAMES, 0.51))
     with pytest.raises(SettingsError, match="pole, sky of here got no threshold"):
@@ -179,7 +199,7 @@ def test_a_calibrated_teacher_has_a_small_calibration_error() -> None:
     assert honest.ece == pytest.approx(0, abs=0.02)
     assert boaster.ece == pytest.approx(0.25, abs=0.02)
     bins = honest.reliability
-    assert sum(one.pixels for one in bins) == honest.counts.joint.sum()
+    assert sum(one.pixels for one in bins) == honest.counts.pixels.joint.sum()
     assert [one.confidence for one in bins] == sorted(one.confidence for one in bins)
 
 
@@ -203,7 +223,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
         (lambda _: "[" * 100_000, "is no calibration"),
         (lambda text: text.replace('"calibration"', '"audit"', 1), "is a audit of version 1"),
         (lambda text: text.replace('"version": 1', '"version": 2'), "of version 2"),
-        (lambda text: text.replace('"steps": 20', '"steps": 10'), "not of one shape"),
+        (lambda text: text.replace('"steps": 20', '"steps": 10'), "counts of shape"),
         (lambda text: text.replace('"joint": [[0, 0', '"joint": [[0, 9'), "counts a class 9"),
         (lambda text: text.replace('"joint": [[0, 0', '"joint": [[0, 2'), "contradict"),
         (lambda text: text.replace('"name": "pole"', '"name": "tree"'), "do not agree"),

@@ -14,13 +14,13 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from pipeline.audit_file import Audit, ImageAudit, write_audit
-from pipeline.calibration_counts import CalibrationCounts
+from pipeline.audit import audit_labels
+from pipeline.audit_file import write_audit
+from pipeline.calibration_counts import CalibrationCounts, PixelCounts
 from pipeline.calibration_file import Calibration
 from pipeline.evaluation import evaluate_labels
 from pipeline.labelling import LabelRun
 from pipeline.merging import MergeRun, MergeSettings
-from pipeline.quality import ClassQuality
 from pipeline.report_settings import ReportSettings
 from pipeline.reporting import Report, make_report
 from pipeline.settings import LabelSettings
@@ -433,34 +433,10 @@ def calibration(schema: ClassSchema) -> Calibration:
         truth = rng.integers(0, 2, (8, 8), np.uint8)
         given = np.where(rng.random((8, 8)) < 0.5, truth, np.uint8(0))
         planes = np.stack([given, rng.integers(0, 2, (8, 8), np.uint8)])
-        counts += CalibrationCounts.of_image(LabelMap(truth, 3), planes, 2)
+        counts = counts.plus(PixelCounts.of_image(LabelMap(truth, 3), planes, 2))
     choices = tuple(ClassChoice(name, 0.5, "met") for name in schema.names)
     measured = {"temperature": 1.0, "classes": list(schema.names)}
     return Calibration("calibration.json", measured, counts, ChoiceRule(target_precision=0.9), choices, {}, 0)
-
-
-def audit(schema: ClassSchema) -> Audit:
-    """One of these classes, that found an image to differ in a quarter of what was judged."""
-    return Audit(
-        kind="audit",
-        version=1,
-        labels="run",
-        coarse="coarse",
-        bias=("of interiors",),
-        floor_images=2,
-        floor_pixels=10,
-        classes=tuple(ClassQuality(name, 0.5, 0.75, 0.6, 0.9, 0.8, 1, 40, True) for name in schema.names),
-        confusion=((0,) * 4,) * 3,
-        precision=0.75,
-        precision_low=0.6,
-        precision_high=0.9,
-        coverage=0.8,
-        images_without_coarse=0,
-        images_without_auto=0,
-        unknown=0,
-        folders=(),
-        images=(ImageAudit("b/2", 100, 50, 40, 30, 1.0, None),),
-    )
 
 
 def test_quality_is_taken_from_a_calibration_or_an_audit_of_the_run(
@@ -469,11 +445,16 @@ def test_quality_is_taken_from_a_calibration_or_an_audit_of_the_run(
     """A calibration gives curves and reliability, an audit the disagreement; a truth that is given comes first."""
     label(settings)
     run = Workspace(settings.out)
-    write_audit(run.audit, audit(schema))
+    coarse = settings.images.parent / "coarse"
+    *_, audited = audit_labels(settings.out, coarse, schema)
+    assert audited.audit is not None
+    write_audit(run.audit, audited.audit)
     made = report(settings.out)
-    assert (made.summary.precision, made.summary.precision_low, made.summary.curves) == (0.75, 0.6, ())
-    assert "not with the truth: of interiors" in made.summary.precision_source
-    assert column(made, "disagreement")["b/2"] == 0.25
+    agreement = audited.audit.precision
+    assert (made.summary.precision, made.summary.curves) == (agreement, ())
+    assert "not with the truth: coarse labels cover the interiors" in made.summary.precision_source
+    compared = report(settings.out, coarse=coarse)
+    assert column(made, "disagreement") == column(compared, "disagreement") != dict.fromkeys(KEYS)
     made_before = calibration(schema)
     run.calibration.write_bytes(made_before.to_json())
     summary = report(settings.out).summary
@@ -492,5 +473,5 @@ def test_quality_is_taken_from_a_calibration_or_an_audit_of_the_run(
     assert "Measured against the ground truth of 4 images" in measured.precision_source
     run.calibration.write_text("{}")
     damaged = report(settings.out).summary
-    assert damaged.precision == 0.75
+    assert damaged.precision == agreement
     assert any(note.startswith("The calibration is left out") for note in damaged.notes)
