@@ -55,6 +55,7 @@ function duration(seconds) {
   return `${(seconds / 3600).toFixed(1)} h`;
 }
 
+const folderName = (name) => (name === "" || name === "." ? "(top folder)" : name);
 const nameOf = (index) => (index === IGNORE ? "ignore" : (summary.classes[index]?.name ?? `class ${index}`));
 
 /* Who hears of what: "query" – other items match; "look" – the same items are drawn otherwise. */

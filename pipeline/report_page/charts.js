@@ -103,7 +103,7 @@ function longTail() {
         line(from, y, Math.max(...places), y, "between"),
       );
       values.forEach(([id, value], k) =>
-        group.append(value > 0 ? seriesMark(id, places[k], y) : text(places[k], y + 4, "0", "tick", "middle")),
+        group.append(value > 0 ? seriesMark(id, places[k], y) : text(places[k], y + 4, "0", "tick zero", "middle")),
       );
       group.append(text(width - 4, y + 4, gainOf(row), "gain", "end"));
       marks.push(titled(group, words[i]));
@@ -299,7 +299,6 @@ function coverageMap() {
   const floor = most - least < 0.02 ? Math.max(0, most - 0.02) : least; // no drama where all is the same
   const label = `Share of images with a label at each place, from ${percent(least)} to ${percent(most)}`;
   const canvas = h("canvas", { width: wide, height: high, class: "heat", role: "img", "aria-label": label });
-  canvas.style.width = `min(100%, ${Math.round((360 * wide) / high)}px)`;
   const picture = new ImageData(wide, high);
   rows.flat().forEach((share, i) => {
     if (share != null) picture.data.set([...cividis((share - floor) / (most - floor || 1)), 255], 4 * i);
@@ -318,11 +317,13 @@ function coverageMap() {
   const ramp = new ImageData(128, 1);
   for (let i = 0; i < 128; i += 1) ramp.data.set([...cividis(i / 127), 255], 4 * i);
   scale.getContext("2d").putImageData(ramp, 0, 0);
-  return h(
+  const box = h(
     "div",
     {},
     canvas,
     h("div", { class: "heat-legend" }, h("span", {}, percent(floor)), scale, h("span", {}, percent(most))),
     readout,
   );
+  box.style.maxWidth = `${Math.round((360 * wide) / high)}px`;
+  return box;
 }

@@ -50,10 +50,7 @@ function worstField() {
 function folderField() {
   const sizes = new Array(items.folders.length).fill(0);
   items.folder.forEach((folder) => (sizes[folder] += 1));
-  const options = items.folders.map((name, index) => [
-    String(index),
-    `${name || "(top folder)"} (${count(sizes[index])})`,
-  ]);
+  const options = items.folders.map((name, index) => [String(index), `${folderName(name)} (${count(sizes[index])})`]);
   options.sort((a, b) => items.folders[a[0]].localeCompare(items.folders[b[0]], "en", { numeric: true }));
   const select = selectOf("folder", [["", "all"], ...options], "", (value) =>
     change({ folder: value === "" ? null : Number(value) }),

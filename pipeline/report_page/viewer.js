@@ -41,7 +41,14 @@ function buildViewer() {
       opacitySlider("viewer-opacity"),
     ],
   };
-  parts.picture = h("div", { class: "picture" }, parts.canvas, parts.labels.left, parts.labels.right, parts.handle);
+  parts.picture = h(
+    "div",
+    { class: "picture", hidden: true },
+    parts.canvas,
+    parts.labels.left,
+    parts.labels.right,
+    parts.handle,
+  );
   parts.stage.append(parts.picture, parts.blank);
   const swap = button("swap", "⇄", "Swap the two layers (s)", swapSides);
   dialog.append(
@@ -140,7 +147,7 @@ function showFacts(item) {
   const failure = summary.failures.find(({ key }) => key === items.key[item]);
   const state = { d: "labelled", f: "failed", l: "not labelled yet" }[items.state[item]];
   const rows = [
-    ["Folder", items.folders[items.folder[item]] || "(top folder)"],
+    ["Folder", folderName(items.folders[items.folder[item]])],
     ["Size", items.width[item] ? `${items.width[item]} × ${items.height[item]}` : NO_VALUE],
     ["State", items.reviewed[item] ? `${state}, reviewed` : state],
     ...SHARES.filter(isKnown).map((name) => [RANGE_LABELS[name], percent(items.shares[name][item], 2)]),
@@ -336,6 +343,7 @@ function closed() {
   document.body.append(tip);
   hideTip();
   viewer.thumb = null;
+  viewer.parts.picture.hidden = true; // the next one opened is not this one for a moment
   viewer.asked += 1;
   place.item = null;
   writeAddress();

@@ -100,6 +100,15 @@ class Page:
             )
         )
 
+    def complaint(self) -> str:
+        """The one thing that the browser's console is told of, when it comes."""
+        end = time.monotonic() + PATIENCE
+        while not (found := self.complaints()):
+            assert time.monotonic() < end, "the console was told of nothing"
+            time.sleep(0.02)
+        assert len(found) == 1, found
+        return found[0]
+
     def complaints(self) -> list[str]:
         """What the browser's console was told since it was last asked."""
         return [entry["message"] for entry in self.driver.get_log("browser")]

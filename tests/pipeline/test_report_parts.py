@@ -1,4 +1,4 @@
-"""Parts of reports: which items are shown, images made smaller, work in order, and the server on loopback."""
+"""Parts of reports: which items are shown, and the server on loopback."""
 
 import http.client
 import socket
@@ -8,12 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from pipeline.report_server import Server, serve
 from pipeline.report_thumbs import choose_items
-from storage.errors import ImageError, WorkspaceError
-from storage.image_reader import read_reduced, reduced_size
+from storage.errors import WorkspaceError
 
 
 def test_the_worst_come_first_and_what_is_not_known_last() -> None:
@@ -32,33 +30,6 @@ def test_where_not_all_fit_half_are_the_worst_and_half_are_spread() -> None:
     assert (gaps.min(), gaps.max()) == (19, 19)
     assert list(choose_items(badness, 0)) == []
     assert list(choose_items(badness, 1)) == [999]
-
-
-@pytest.mark.parametrize(("name", "size"), [("a.jpg", (900, 1600)), ("a.png", (90, 160)), ("small.png", (20, 30))])
-def test_an_image_made_smaller_keeps_its_shape_and_look(tmp_path: Path, name: str, size: tuple[int, int]) -> None:
-    """The longer side is as asked for, never larger than the image; colours stay where they are."""
-    pixels = np.zeros((*size, 3), np.uint8)
-    pixels[:, : size[1] // 2, 0] = 200
-    pixels[size[0] // 2 :, :, 2] = 100
-    Image.fromarray(pixels).save(tmp_path / name)
-    small, whole = read_reduced(tmp_path / name, 48)
-    assert whole == size
-    assert small.shape[:2] == reduced_size(size, 48)
-    assert max(small.shape) == min(48, *[max(size)])
-    corners = small[[0, 0, -1, -1], [0, -1, 0, -1]].astype(int)
-    assert np.abs(corners - [[200, 0, 0], [0, 0, 0], [200, 0, 100], [0, 0, 100]]).max() <= 12
-
-
-def test_an_image_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
-    """One of 16 bits a channel, and one that claims to be huge."""
-    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(ImageError, match="8 bits"):
-        read_reduced(tmp_path / "deep.png", 320)
-    content = bytearray((tmp_path / "deep.png").read_bytes())
-    content[16:24] = (60_000).to_bytes(4, "big") * 2
-    (tmp_path / "huge.png").write_bytes(content)
-    with pytest.raises(ImageError):
-        read_reduced(tmp_path / "huge.png", 320)
 
 
 @pytest.fixture

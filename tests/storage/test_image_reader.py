@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from storage.errors import ImageError
-from storage.image_reader import read_image, read_image_size
+from storage.image_reader import read_image, read_image_size, read_reduced, reduced_size
 
 
 def test_any_eight_bit_mode_becomes_rgb(tmp_path: Path) -> None:
@@ -62,3 +62,30 @@ def test_an_image_that_claims_too_many_pixels_is_refused_before_decoding(
     (tmp_path / "huge.bmp").write_bytes(header)
     with pytest.raises(ImageError, match=r"huge\.bmp.*pixels.*cut it into pieces"):
         read_image(tmp_path / "huge.bmp")
+
+
+@pytest.mark.parametrize(("name", "size"), [("a.jpg", (900, 1600)), ("a.png", (90, 160)), ("small.png", (20, 30))])
+def test_an_image_made_smaller_keeps_its_shape_and_look(tmp_path: Path, name: str, size: tuple[int, int]) -> None:
+    """The longer side is as asked for, never larger than the image; colours stay where they are."""
+    pixels = np.zeros((*size, 3), np.uint8)
+    pixels[:, : size[1] // 2, 0] = 200
+    pixels[size[0] // 2 :, :, 2] = 100
+    Image.fromarray(pixels).save(tmp_path / name)
+    small, whole = read_reduced(tmp_path / name, 48)
+    assert whole == size
+    assert small.shape[:2] == reduced_size(size, 48)
+    assert max(small.shape) == min(48, *[max(size)])
+    corners = small[[0, 0, -1, -1], [0, -1, 0, -1]].astype(int)
+    assert np.abs(corners - [[200, 0, 0], [0, 0, 0], [200, 0, 100], [0, 0, 100]]).max() <= 12
+
+
+def test_an_image_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    """One of 16 bits a channel, and one that claims to be huge."""
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ImageError, match="8 bits"):
+        read_reduced(tmp_path / "deep.png", 320)
+    content = bytearray((tmp_path / "deep.png").read_bytes())
+    content[16:24] = (60_000).to_bytes(4, "big") * 2
+    (tmp_path / "huge.png").write_bytes(content)
+    with pytest.raises(ImageError):
+        read_reduced(tmp_path / "huge.png", 320)
