@@ -20,7 +20,7 @@ class ClassQuality:
     precision: float | None
     """Right pixels of those that were given the class; None where there is none."""
     precision_low: float | None
-    """Lower end of its interval of `pipeline.intervals.LEVEL`; the independent units are images, or blocks of neighbours."""
+    """Lower end of its interval (`pipeline.intervals.LEVEL`), whose units are images or blocks of neighbouring ones."""
     precision_high: float | None
     coverage: float | None
     """Pixels that were given the class, and rightly so, of those whose truth is the class; None where there is none."""
