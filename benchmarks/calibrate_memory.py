@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 import psutil
 from PIL import Image
+from stand_in import StandInDecision
 
 from pipeline.calibrating import count_samples
 from pipeline.calibration_counts import CalibrationCounts
 from pipeline.calibration_state import CalibrationState
-from pipeline.labeller import Image as Pixels
+from pipeline.decider import Image as Pixels
 from pipeline.samples import collect_samples
 from storage.schema import ClassInfo, ClassSchema
-from teacher.inference import Decision
 
 _FILES = 50
 _LOOK = 1000
@@ -37,13 +37,13 @@ class StandInDecider:
     classes: int
     steps: int
 
-    def decide(self, images: Sequence[Pixels]) -> list[Decision]:
+    def decide(self, images: Sequence[Pixels]) -> list[StandInDecision]:
         """As `Decider.decide`, with class and confidence code kept."""
         height, width = images[0].shape[:2]
         rows, columns = np.arange(height)[:, None] // 16, np.arange(width) // 16
         classes = ((rows + columns) % self.classes).astype(np.uint8)
         codes = np.broadcast_to(np.arange(width) * self.steps // width, classes.shape).astype(np.uint8)
-        return [Decision(classes, np.stack([classes, codes])) for _ in images]
+        return [StandInDecision(classes, np.stack([classes, codes])) for _ in images]
 
 
 def write_images(folder: Path, count: int, size: tuple[int, int], classes: int) -> None:

@@ -28,6 +28,7 @@ class StandInDecision:
 
     label: Image
     soft: Image | None = None
+    attention: Image | None = None
 
 
 @lru_cache(maxsize=8)

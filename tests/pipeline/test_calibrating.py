@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,6 @@ from pipeline.teacher_decider import TeacherDecider
 from storage.errors import ForeignSettingsError, LabelError, LayoutError, LeakError, SettingsError, WorkspaceError
 from storage.schema import ClassSchema
 from teacher import load_teacher
-from teacher.inference import Decision
 
 COUNT = 8
 
@@ -253,19 +253,28 @@ def test_nothing_to_judge_is_an_error(settings: CalibrateSettings, tmp_path: Pat
         calibrate(settings, images=tmp_path / "empty")
 
 
+@dataclass
+class _Kept:
+    """What is made of one image."""
+
+    label: np.ndarray
+    soft: np.ndarray
+    attention: None = None
+
+
 class _Counting:
     """Decides that all is road, and looks how many images are alive meanwhile."""
 
     def __init__(self, alive: "list[int]") -> None:
         self.alive, self.most = alive, 0
 
-    def decide(self, images: Sequence[np.ndarray]) -> list[Decision]:
+    def decide(self, images: Sequence[np.ndarray]) -> list[_Kept]:
         """As `Decider.decide`."""
         time.sleep(0.002)  # the readers are faster
         self.most = max(self.most, len(self.alive))
         self.alive.pop()
         planes = np.zeros((2, *images[0].shape[:2]), np.uint8)
-        return [Decision(planes[0], planes)]
+        return [_Kept(planes[0], planes)]
 
 
 def test_few_images_are_in_memory_however_many_there_are(

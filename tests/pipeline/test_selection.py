@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.audit_file import Audit, ImageAudit, write_audit
+from pipeline.quality import ClassQuality
 from pipeline.selection import select
 from storage.errors import AutocoarseError, LayoutError, MissingFileError, SettingsError
 from storage.ledger import Ledger
@@ -61,7 +62,12 @@ def test_the_worst_are_those_of_the_audit(run: Workspace) -> None:
     images = tuple(ImageAudit(key, 8, 8, 8, 4, 0.5, None) for key in ("b/3", "gone", "a/2", "a/1"))
     nothing = dict.fromkeys(("precision", "precision_low", "precision_high", "coverage"))
     none = dict.fromkeys(("floor_images", "floor_pixels", "images_without_coarse", "images_without_auto", "unknown"), 0)
-    empty: dict[str, Any] = dict.fromkeys(("bias", "classes", "drawn_images", "confusion", "folders"), ())
+    by_class: dict[str, Any] = {
+        "classes": (ClassQuality("road", 0.5, None, None, None, None, 0, 0, enough=False),),
+        "drawn_images": (0,),
+        "confusion": ((0, 0),),
+    }
+    empty: dict[str, Any] = {"bias": (), "folders": (), **by_class}
     audit = Audit(kind="audit", version=1, labels="run", coarse="coarse", images=images, **nothing, **none, **empty)
     write_audit(run.audit, audit)
     assert select(run, ["worst:2"]) == ("b/3", "a/2")
