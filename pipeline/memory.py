@@ -55,7 +55,7 @@ def return_freed_memory(smallest: int = _LARGE) -> bool:
 def return_weights() -> bool:
     """Before a network is loaded: also the weights of small layers go back when they are folded into others.
 
-    Else the heap has holes where they were: of HRNet-OCR, 170 MB beside weights of 290.
+    Else the heap has holes where they were: of HRNet-OCR, 190 MB beside weights of 290.
 
     Returns:
         Whether the C library has taken it.
