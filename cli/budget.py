@@ -8,7 +8,8 @@ import click
 from cli.console import Console, human_bytes
 from cli.exit_codes import ExitCode
 from cli.folders import FOLDER_OR_URL
-from cli.options import ByteSize, SchemaOrCount, json_option, settings_option
+from cli.option_types import ByteSize, SchemaOrCount
+from cli.options import json_option, settings_option
 
 if TYPE_CHECKING:
     from pipeline.run_budget import Projection, SoftBytes

@@ -8,11 +8,11 @@ import click
 from cli.console import Console, Progress
 from cli.exit_codes import ExitCode
 from cli.label_options import fusion_option
+from cli.option_types import Numbers
 from cli.options import (
     FILE,
     FOLDER,
     OUT_FILE,
-    Numbers,
     device_option,
     ids_option,
     json_option,

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.console import Console, Stages, human_seconds
-from cli.options import FOLDER, OUT, Names, Numbers, ids_option, json_option, layout_option, settings_option
+from cli.option_types import Names, Numbers
+from cli.options import FOLDER, OUT, ids_option, json_option, layout_option, settings_option
 from cli.train_options import flags_win, recipe_options
 from cli.training_view import TrainingView
 

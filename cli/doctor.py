@@ -8,16 +8,8 @@ import click
 
 from cli.console import Console, human_bytes
 from cli.label_options import fusion_option
-from cli.options import (
-    FILE,
-    OUT,
-    Numbers,
-    PixelSize,
-    device_option,
-    json_option,
-    precision_option,
-    settings_option,
-)
+from cli.option_types import Numbers, PixelSize
+from cli.options import FILE, OUT, device_option, json_option, precision_option, settings_option
 
 if TYPE_CHECKING:
     from pipeline.doctor import Examination, SizePlan

@@ -10,18 +10,8 @@ from cli.console import Console, human_bytes
 from cli.exit_codes import ExitCode
 from cli.folders import FOLDER_OR_URL, OUT_OR_URL
 from cli.label_options import labelling_options, refuse_two_thresholds
-from cli.options import (
-    FILE,
-    FOLDER,
-    ByteSize,
-    PixelSize,
-    SchemaOrCount,
-    device_option,
-    ids_option,
-    json_option,
-    layout_option,
-    settings_option,
-)
+from cli.option_types import ByteSize, PixelSize, SchemaOrCount
+from cli.options import FILE, FOLDER, device_option, ids_option, json_option, layout_option, settings_option
 
 if TYPE_CHECKING:
     from pipeline.estimation import Estimate

@@ -9,10 +9,10 @@ from click.core import ParameterSource
 
 from cli.console import Console, Stages, human_bytes
 from cli.label_options import fusion_option
+from cli.option_types import Numbers
 from cli.options import (
     FILE,
     FOLDER,
-    Numbers,
     device_option,
     ids_option,
     json_option,

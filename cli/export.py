@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.console import Console, Stages
-from cli.options import FOLDER, OUT, Names, json_option, layout_option, settings_option
+from cli.option_types import Names
+from cli.options import FOLDER, OUT, json_option, layout_option, settings_option
 
 if TYPE_CHECKING:
     from pipeline.export_manifest import Manifest

@@ -12,15 +12,8 @@ from cli.exit_codes import ExitCode
 from cli.folders import FOLDER_OR_URL, OUT_OR_URL
 from cli.gate_view import gate_option, judge_by_gate, stop_at_gate
 from cli.label_options import labelling_options, refuse_two_thresholds
-from cli.options import (
-    FILE,
-    FOLDER,
-    ByteSize,
-    device_option,
-    json_option,
-    layout_option,
-    settings_option,
-)
+from cli.option_types import ByteSize
+from cli.options import FILE, FOLDER, device_option, json_option, layout_option, settings_option
 
 if TYPE_CHECKING:
     from pipeline.audit_file import Audit

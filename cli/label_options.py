@@ -6,7 +6,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from cli.options import FILE, Numbers, class_thresholds_option, png_option, precision_option
+from cli.option_types import Numbers
+from cli.options import FILE, class_thresholds_option, png_option, precision_option
 
 fusion_option = click.option(
     "--fusion",

@@ -7,7 +7,8 @@ import click
 
 from cli.console import Console, Progress, human_bytes
 from cli.exit_codes import ExitCode
-from cli.options import FOLDER, OUT, Names, Numbers, ids_option, json_option, layout_option, settings_option
+from cli.option_types import Names, Numbers
+from cli.options import FOLDER, OUT, ids_option, json_option, layout_option, settings_option
 
 if TYPE_CHECKING:
     from pipeline.merge import MergeCounts

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.console import Console, Stages, human_bytes
-from cli.options import FOLDER, OUT, ByteSize, ids_option, json_option, layout_option, settings_option, workers_option
+from cli.option_types import ByteSize
+from cli.options import FOLDER, OUT, ids_option, json_option, layout_option, settings_option, workers_option
 
 if TYPE_CHECKING:
     from pipeline.report_server import Server

@@ -6,7 +6,8 @@ import click
 
 from cli.console import Console, Stages
 from cli.exit_codes import ExitCode
-from cli.options import FILE, FOLDER, OUT, Numbers, ids_option, json_option, layout_option, settings_option
+from cli.option_types import Numbers
+from cli.options import FILE, FOLDER, OUT, ids_option, json_option, layout_option, settings_option
 from cli.train_options import flags_win, recipe_options
 from cli.training_view import TrainingView
 

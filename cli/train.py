@@ -6,16 +6,8 @@ import click
 
 from cli.console import Console, Stages
 from cli.gate_view import gate_option
-from cli.options import (
-    FOLDER,
-    OUT,
-    OUT_FILE,
-    Numbers,
-    ids_option,
-    json_option,
-    layout_option,
-    settings_option,
-)
+from cli.option_types import Numbers
+from cli.options import FOLDER, OUT, OUT_FILE, ids_option, json_option, layout_option, settings_option
 from cli.train_options import flags_win, recipe_options
 from cli.training_view import TrainingView
 

@@ -6,7 +6,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from cli.options import FILE, Names, Numbers, PixelSize, device_option, precision_option
+from cli.option_types import Names, Numbers, PixelSize
+from cli.options import FILE, device_option, precision_option
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 

@@ -15,8 +15,8 @@ from pipeline.step_down import Way
 from pipeline.teacher_source import TeacherSource
 from storage.errors import ImageError
 from teacher import Teacher
+from teacher.decided import Decision
 from teacher.decision import DecisionRule
-from teacher.inference import Decision
 from teacher.memory_plan import LabelMemory
 
 _SURELY = 4096

@@ -25,7 +25,7 @@ from pipeline.training_step import load_given_weights
 from storage.errors import SettingsError
 from storage.schema import ClassSchema, load_schema
 from storage.workspace import Workspace
-from teacher.inference import find_device
+from teacher.device import find_device
 from teacher.networks.registry import build_network
 
 

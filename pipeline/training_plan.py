@@ -12,7 +12,7 @@ from pipeline.training_data import TrainingData
 from pipeline.training_settings import TrainSettings
 from storage.errors import SettingsError
 from storage.schema import ClassSchema
-from teacher.inference import find_device
+from teacher.device import find_device
 
 
 @dataclass(frozen=True, slots=True)

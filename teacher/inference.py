@@ -6,7 +6,6 @@ Reads no images and writes no labels. Memory is bounded by the caller, who choos
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -16,7 +15,9 @@ from torch import Tensor, nn
 
 from storage.errors import ImageError, SettingsError
 from storage.schema import ClassSchema
+from teacher.decided import Decision
 from teacher.decision import DecisionRule, check_temperature
+from teacher.device import find_device
 from teacher.execution import Execution
 from teacher.fusion import check_scales, predict_scales
 from teacher.joint_decision import decide_jointly
@@ -26,71 +27,13 @@ from teacher.networks.registry import NetworkSpec
 from teacher.normalisation import normalise
 from teacher.scale_weights import scale_weights
 from teacher.tiling import tiled
-from teacher.transfer import Download, Transfers, UploadsAhead
+from teacher.transfer import Transfers, UploadsAhead
 from teacher.weights import state_digest
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Image = npt.NDArray[np.uint8]
 
 _HALVES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def find_device(name: str) -> torch.device:
-    """Turn a device's name into a device that is there.
-
-    Args:
-        name: "cpu", "cuda", "cuda:N", or "auto" for CUDA where there is one.
-
-    Raises:
-        SettingsError: no such device, or not on this machine.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise SettingsError(f"device is {name!r}, expected auto, cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise SettingsError(f"device is {name!r}, expected auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise SettingsError(
-            f"device is {name!r}, but torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices here; "
-            f"use cpu, or install the driver and a torch built for it"
-        )
-    return device
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What is made of one image of a batch; on CUDA it may still have to be computed, and who reads it waits.
-
-    Any thread may read it, and gets RuntimeError where the device has failed in the meantime.
-    """
-
-    labels: Download
-    """Of the whole batch."""
-    kept: Download | None
-    """As `labels`, what is kept beside them."""
-    weights: Download | None
-    """As `labels`, how much each scale counted."""
-    index: int
-    """Of the image in the batch."""
-
-    @property
-    def label(self) -> Image:
-        """(height, width) uint8: a class index, or 255 where the confidence is too low."""
-        label: Image = self.labels.wait()[self.index]
-        return label
-
-    @property
-    def soft(self) -> Image | None:
-        """(plane, height, width) uint8: class, confidence code and, with top2, runner-up; None: nothing is kept."""
-        return None if self.kept is None else self.kept.wait()[self.index]
-
-    @property
-    def attention(self) -> Image | None:
-        """Each scale's weight, (scale, height, width) uint8, smallest scale first, 255 in all; None: nobody asked."""
-        return None if self.weights is None else self.weights.wait()[self.index]
 
 
 class Teacher:

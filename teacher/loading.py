@@ -9,7 +9,8 @@ from torch import nn
 from storage.errors import MissingFileError, SettingsError
 from storage.schema import ClassSchema, load_schema
 from teacher.checkpoint import checkpoint_of, is_own
-from teacher.inference import Precision, Teacher, find_device
+from teacher.device import find_device
+from teacher.inference import Precision, Teacher
 from teacher.networks.registry import NetworkSpec, build_network, default_spec, network_names
 from teacher.weights import StateDict, load_strictly, read_content, state_dict_of
 
