@@ -106,11 +106,7 @@ def audit_labels(
         records.append(one.record)
         if done < len(pairs.keys):
             yield AuditProgress(done, len(pairs.keys), _agreement(counts))
-    if not counts.any():
-        raise LabelError(
-            f"the {len(records)} coarse labels of {coarse} hold no pixel with a class of {schema.name!r}: nothing can "
-            f"be judged; if their values are the data set's own, say --ids source"
-        )
+    _refuse_nothing(counts, len(records), coarse, schema)
     everything = _judge_folder(str(labels), records)
     audit = Audit(
         kind="audit",
@@ -134,6 +130,14 @@ def audit_labels(
         images=_rank(records),
     )
     yield AuditProgress(len(records), len(records), everything.precision, audit)
+
+
+def _refuse_nothing(counts: Counts, images: int, coarse: Path, schema: ClassSchema) -> None:
+    if not counts.any():
+        raise LabelError(
+            f"the {images} coarse labels of {coarse} hold no pixel with a class of {schema.name!r}: nothing can "
+            f"be judged; if their values are the data set's own, say --ids source"
+        )
 
 
 def _thresholds_of(labels: Path, schema: ClassSchema) -> Mapping[str, float]:

@@ -23,6 +23,7 @@ from pydantic import (
     WrapValidator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from pipeline.gate_condition import GateTexts
 from storage.errors import SettingsError, WorkspaceError
@@ -54,8 +55,7 @@ class Settings(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            problems = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()]
-            raise SettingsError("; ".join(problems)) from error
+            raise SettingsError("; ".join(map(_problem, error.errors()))) from error
 
     def write(self, path: Path, table: str) -> None:
         """Write the settings as one TOML table, in the form that `--settings` reads.
@@ -68,6 +68,12 @@ class Settings(BaseModel):
     def to_toml(self, table: str) -> bytes:
         """The settings as one TOML table, in the form that `--settings` reads."""
         return tomli_w.dumps({table: self.model_dump(mode="json", exclude_none=True)}).encode()
+
+
+def _problem(found: ErrorDetails) -> str:
+    """What is wrong with a value; of our own checks of several values together, what they say."""
+    said = found["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(map(str, found['loc']))}: {said}" if found["loc"] else said
 
 
 def settings_digest(decisive: Mapping[str, object]) -> str:

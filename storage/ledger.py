@@ -92,8 +92,8 @@ class Ledger:
         except sqlite3.Error as error:
             repair = "; if its run was killed, run the same `label` command again" if read_only else ""
             raise WorkspaceError(f"cannot open the ledger {path}: {error}{repair}") from error
-        if row is None or row[0] != str(FORMAT):
-            found = "none" if row is None else row[0]
+        found = "none" if row is None else row[0]
+        if found != str(FORMAT):
             raise WorkspaceError(
                 f"ledger {path} has format {found}, this autocoarse reads {FORMAT}; use the version that made it"
             )
@@ -203,18 +203,14 @@ class Ledger:
             with self._connection:
                 yield
         except sqlite3.Error as error:
-            raise self._cannot_write(error) from error
-
-    def _cannot_write(self, error: sqlite3.Error) -> WorkspaceError:
-        full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL  # not every error has a code
-        kind = DiskFullError if full else WorkspaceError
-        return kind(f"cannot write the ledger {self.path}: {error}; no label is lost, run the same command again")
+            full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL  # not every error has a code
+            kind = DiskFullError if full else WorkspaceError
+            advice = "no label is lost, run the same command again"
+            raise kind(f"cannot write the ledger {self.path}: {error}; {advice}") from error
 
     def slots(self) -> dict[str, int]:
         """The slot of each item of which confidence is, or was to be, kept."""
-        if not self._has_slots():
-            return {}
-        return dict(self.read("SELECT key, slot FROM slots"))
+        return dict(self.read("SELECT key, slot FROM slots")) if self._has_slots() else {}
 
     def slot(self, key: str) -> int | None:
         """The slot of an item, if it has one."""
