@@ -4,6 +4,7 @@ A worker is used once it has the same version of autocoarse, sees the run's fold
 teacher. It is one process: what comes back at the same address after a death is another worker.
 """
 
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,10 +15,22 @@ from typing import Any, Literal
 from distributed import Client, Future, Scheduler
 
 from pipeline.dask_files import give_file
+from pipeline.dask_link import PATIENCE_SECONDS
 from pipeline.dask_task import Answer, Offer, ShardResult, open_labeller
 from pipeline.worker_view import WorkerView
 
 State = Literal["asked", "opening", "ready", "refused"]
+
+_COMING = ("asked", "opening")
+
+_STILLBORN = 3
+"""Workers that go before they can be used; then the next, which their nanny starts, is not waited for."""
+
+_CONTRADICTED = 3
+"""Images that a worker fails and another does not; then it is used no more."""
+
+_ALONE_SECONDS = 20.0
+"""For how long another may come, where one worker is alone, before what it has failed is its own to judge."""
 
 
 @dataclass(slots=True, eq=False)
@@ -27,6 +40,8 @@ class PooledWorker:
     server_id: str
     address: str
     state: State = "asked"
+    came: float = field(default_factory=time.monotonic)
+    """By the monotonic clock."""
     reason: str = ""
     """Why it is refused."""
     name: str = ""
@@ -77,6 +92,10 @@ class WorkerPool:
     """Whether the scheduler has the file."""
     deaths: int = 0
     """Workers that were used, and went."""
+    alone_since: float = field(default_factory=time.monotonic)
+    """When there were last none, or several, that may be used."""
+    stillborn: int = 0
+    """Workers that went since then before they could be used."""
 
     def watch(self, client: Client) -> list[PooledWorker]:
         """See who is there, ask those who are new, and hear those who were asked.
@@ -90,6 +109,7 @@ class WorkerPool:
         there = client.run_on_scheduler(_list_workers)
         gone = [self.workers.pop(one) for one in [*self.workers] if one not in there]
         self.deaths += sum(worker.state == "ready" for worker in gone)
+        self.stillborn += sum(worker.state in _COMING for worker in gone)
         for server_id, address in there.items():
             if server_id not in self.workers:
                 worker = self.workers[server_id] = PooledWorker(server_id, address)
@@ -98,6 +118,8 @@ class WorkerPool:
             if worker.asked is not None and worker.asked.status != "pending":
                 self._hear(client, worker, worker.asked)
         self._refuse_slower_kinds()
+        if len(self.ready) != 1:
+            self.alone_since, self.stillborn = time.monotonic(), 0
         return gone
 
     def forget_all(self) -> list[PooledWorker]:
@@ -116,6 +138,22 @@ class WorkerPool:
     def is_hopeless(self) -> bool:
         """Whether every worker that is there is refused."""
         return bool(self.workers) and all(worker.state == "refused" for worker in self.workers.values())
+
+    @property
+    def has_sole_judge(self) -> bool:
+        """Whether one worker is alone, and nobody else can be expected to try again what it has failed."""
+        now = time.monotonic()
+        if len(self.ready) != 1 or now - self.alone_since < _ALONE_SECONDS:
+            return False
+        return self.stillborn >= _STILLBORN or not any(
+            worker.state in _COMING and now - worker.came < PATIENCE_SECONDS for worker in self.workers.values()
+        )
+
+    def contradict(self, doubted: PooledWorker, worker: PooledWorker, done: int) -> None:
+        """A worker could label images that another could not; where that goes on, the other is used no more."""
+        doubted.contradicted += done
+        if doubted.contradicted >= _CONTRADICTED:
+            self.refuse(doubted, f"it failed {doubted.contradicted} images that {worker.name} could label")
 
     def refuse(self, worker: PooledWorker, reason: str) -> None:
         """Use a worker no more."""

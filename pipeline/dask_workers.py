@@ -40,8 +40,6 @@ _END_SECONDS = 15.0
 """For how long what workers still do is waited for when a run is stopped."""
 _LATE = 3.0
 """A shard that takes so many times as long as it should is also given to a worker that has nothing to do."""
-_CONTRADICTED = 3
-"""Images that a worker fails and another does not; then it is used no more."""
 
 
 class DaskWorkers:
@@ -130,15 +128,14 @@ class DaskWorkers:
         """Give every worker what it has room for."""
         if self._stop is not None:
             return
-        ready = self._pool.ready
+        ready, is_sole_judge = self._pool.ready, self._pool.has_sole_judge
         for worker in ready:
             while (grant := self._next_grant(worker)) is not None:
-                shard = self._queue.next_for(worker, len(ready))
+                shard = self._queue.next_for(worker, len(ready), is_sole_judge=is_sole_judge)
                 if shard is None:
                     break
                 self._fly(shard, worker, grant)
-        if self._queue.is_empty:
-            self._copy_late([worker for worker in ready if not worker.flights])
+        self._copy_late([worker for worker in ready if not worker.flights])
 
     def _fly(self, shard: Shard, worker: PooledWorker, grant: int) -> None:
         client, grants = self._link.client, self._grants
@@ -163,15 +160,17 @@ class DaskWorkers:
         return min(max(SHARD_SECONDS, len(self._pool.ready) / _SHARDS_A_SECOND), _LONGEST_SHARD)
 
     def _copy_late(self, idle: list[PooledWorker]) -> None:
-        """At the end, give what is late to those who have nothing to do."""
+        """Give what is late to those for whom nothing else is left."""
         rates = [worker.rate for worker in self._pool.ready if worker.rate]
-        if not idle or not rates or self._grants.is_limited:
+        if not rates or self._grants.is_limited:
             return
         for flight in self._flights:
             should = self._shard_seconds + len(flight.shard.items) / (sum(rates) / len(rates))
             is_late = time.monotonic() - flight.sent > _LATE * should
-            if idle and is_late and not flight.copied and not flight.shard.suspect:
-                self._fly(flight.shard, idle.pop(), 0)
+            free = next((worker for worker in idle if worker is not flight.shard.doubted), None)
+            if free is not None and is_late and not flight.copied and not flight.shard.suspect:
+                idle.remove(free)
+                self._fly(flight.shard, free, 0)
                 for either in self._flights.of_shard(flight.shard):
                     either.copied = True
 
@@ -211,7 +210,7 @@ class DaskWorkers:
             self._stop = self._stop or WorkerError(f"{flight.worker.name}: {error!r}")
 
     def _land_whole(self, flight: Flight, result: ShardResult) -> list[Entry]:
-        worker, shard, entries = flight.worker, flight.shard, list(result.entries)
+        worker, shard, entries = flight.worker, flight.shard, result.entries
         self._release(flight)
         for other in self._flights.of_shard(shard):  # the other worker that has it is too late
             self._link.client.cancel([other.future], force=True)
@@ -221,19 +220,8 @@ class DaskWorkers:
         worker.learn(result, self._shard_seconds)
         self._judge_stop(flight, result)
         if shard.doubted is not None and shard.doubted is not worker:
-            self._contradict(shard.doubted, worker, done)
-        elif done < len(entries) and shard.doubted is None and len(self._pool.ready) > 1:
-            # a device that has broken fails every image, and quickly: it would fail the whole set
-            failed = {entry.key for entry in entries if entry.status == "failed"}
-            self._queue.again(tuple(item for item in shard.items if item.key in failed), doubted=worker)
-            entries = [entry for entry in entries if entry.key not in failed]
-        return entries
-
-    def _contradict(self, doubted: PooledWorker, worker: PooledWorker, done: int) -> None:
-        """Another worker could label what one could not; where that goes on, it is used no more."""
-        doubted.contradicted += done
-        if doubted.contradicted >= _CONTRADICTED:
-            self._pool.refuse(doubted, f"it failed {doubted.contradicted} images that {worker.name} could label")
+            self._pool.contradict(shard.doubted, worker, done)
+        return self._queue.believed(shard, worker, entries)
 
     def _judge_stop(self, flight: Flight, result: ShardResult) -> None:
         """What a shard that was not finished means for the others; its items are sent again."""

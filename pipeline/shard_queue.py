@@ -11,9 +11,14 @@ from itertools import islice
 
 from pipeline.dask_pool import PooledWorker
 from storage.layouts import Item
+from storage.ledger import Entry
 
 ATTEMPTS = 3
 """Times that an item may be alone with a worker that dies; then it has failed."""
+
+_ASIDE = 1000
+"""Items that are put aside for want of another worker; whoever could not label them gets no more before they are
+judged. They take memory, and where so many are failed it is rarely the images that are at fault."""
 
 _IN_FLIGHT = 2
 """Shards of a worker: one that it labels, and one that waits so that it never does."""
@@ -29,7 +34,7 @@ class Shard:
     deaths: int = 0
     """How often it was alone with a worker that died."""
     doubted: PooledWorker | None = None
-    """The worker that could not label it; another is asked before that is believed."""
+    """The worker that could not label it; another is asked before that is believed, and itself where none will come."""
 
 
 class ShardQueue:
@@ -52,21 +57,30 @@ class ShardQueue:
         """Whether everything is sent, and nothing has come back."""
         return self._exhausted and not self._suspects and not self._again
 
-    def next_for(self, worker: PooledWorker, workers: int) -> Shard | None:
+    def next_for(self, worker: PooledWorker, workers: int, *, is_sole_judge: bool = False) -> Shard | None:
         """The shard that a worker gets now; None: it has enough, or there is nothing for it.
 
         Args:
             worker: that would get it.
             workers: how many share the work.
+            is_sole_judge: whether no other worker will come; then, after all else, it gets what it has failed again.
         """
         if worker.alone or worker.flights >= _IN_FLIGHT:
             return None
         if self._suspects:  # the others finish what they have, so that one of them is free for it
             return None if worker.flights else self._suspects.popleft()
-        for shard in self._again:
-            if shard.doubted is not worker or workers == 1:
-                self._again.remove(shard)
-                return shard
+        own = [shard for shard in self._again if shard.doubted is worker]
+        shard = next((shard for shard in self._again if shard.doubted is not worker), None)
+        if shard is None and sum(len(aside.items) for aside in own) < _ASIDE:
+            shard = self._next_items(worker, workers)
+        elif shard is not None:
+            self._again.remove(shard)
+        if shard is None and own and is_sole_judge:
+            shard = own[0]
+            self._again.remove(shard)
+        return shard
+
+    def _next_items(self, worker: PooledWorker, workers: int) -> Shard | None:
         # towards the end nobody gets what others, who have nothing, could do
         fair = math.ceil(self._unsent / (2 * workers))
         items = tuple(islice(self._items, max(self._least, min(worker.shard_items, fair))))
@@ -74,10 +88,24 @@ class ShardQueue:
         self._exhausted = not items
         return Shard(items) if items else None
 
-    def again(self, items: tuple[Item, ...], doubted: PooledWorker | None = None) -> None:
+    def again(self, items: tuple[Item, ...]) -> None:
         """Take items back, through no fault of theirs."""
         if items:
-            self._again.append(Shard(items, doubted=doubted))
+            self._again.append(Shard(items))
+
+    def believed(self, shard: Shard, worker: PooledWorker, entries: tuple[Entry, ...]) -> list[Entry]:
+        """Judge what a worker has made of a shard: an image that it could not label is put aside the first time.
+
+        A device that has broken fails every image, and quickly: it would fail the whole set, before others have come.
+
+        Returns:
+            The entries that hold.
+        """
+        failed = {entry.key for entry in entries if entry.status == "failed"} if shard.doubted is None else set()
+        if failed:
+            aside = tuple(item for item in shard.items if item.key in failed)
+            self._again.append(Shard(aside, doubted=worker))
+        return [entry for entry in entries if entry.key not in failed]
 
     def sent_back(self, shard: Shard) -> None:
         """Take a shard back that could not be sent."""

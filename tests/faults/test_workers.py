@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline import dask_workers
+from pipeline import dask_pool, dask_workers
 from pipeline.labelling import LabelRun
 from storage.errors import DiskFullError
 from storage.label_png import read_label_values
@@ -26,8 +26,13 @@ def refused(run: LabelRun) -> list[str]:
     return [worker.state for worker in run.workers.view() if worker.state not in ("ready", "opening")]
 
 
-def test_a_worker_that_is_killed_costs_nothing(cluster: Any, night: Any) -> None:
-    """Kill -9 in the middle of a shard: others do its items, none is lost and none is recorded twice."""
+def test_a_worker_that_is_killed_costs_nothing(
+    cluster: Any, night: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kill -9 in the middle of a shard: others do its items, none is lost, and the one left judges a broken image."""
+    monkeypatch.setattr(dask_pool, "_ALONE_SECONDS", 1.0)
+    (tmp_path / "images/9").mkdir()
+    (tmp_path / "images/9/bad.png").write_bytes(b"no image")
     cluster.start_scheduler()
     slow = night.slow(0.3)
     victims = [cluster.start_worker("--no-nanny", *slow) for _ in range(2)]
@@ -39,9 +44,9 @@ def test_a_worker_that_is_killed_costs_nothing(cluster: Any, night: Any) -> None
         victims[0].kill()
         assert victims[0].wait() == -signal.SIGKILL
         seen += entries
-        assert len({entry.key for entry in seen}) == len(seen) == night.images
+        assert len({entry.key for entry in seen}) == len(seen) == night.images + 1
         assert len(ready(run)) == 1
-    night.check(run)
+    night.check(run, failed=("9/bad",))
 
 
 POISON = """
@@ -90,34 +95,60 @@ def test_an_image_that_ends_its_worker_each_time_is_a_failed_item(
 
 
 NO_DEVICE = """
-import torch
+import pathlib, torch
 def broken(*args, **kwargs):
+    pathlib.Path({sign!r}).touch()
     raise RuntimeError("CUDA error: no CUDA-capable device is detected")
 torch.nn.Module.to = broken
 """
 
 BREAKS = """
+import pathlib
 from teacher.inference import Teacher
 decide, count = Teacher.decide, [0]
 def breaks(self, *args, **kwargs):
     count[0] += 1
     if count[0] > 3:
+        if count[0] > 6:
+            pathlib.Path({sign!r}).touch()
         raise RuntimeError("CUDA error: unspecified launch failure")
     return decide(self, *args, **kwargs)
 Teacher.decide = breaks
 """
 
+OPENS_LATE = """
+import os, time
+from pipeline.teacher_source import TeacherSource
+load = TeacherSource.load
+def late(*args, **kwargs):
+    while not os.path.exists({sign!r}):
+        time.sleep(0.01)
+    return load(*args, **kwargs)
+TeacherSource.load = late
+"""
 
-@pytest.mark.parametrize("text", [NO_DEVICE, BREAKS], ids=["missing", "breaks later"])
+
+@pytest.mark.parametrize(
+    ("text", "comes_late"),
+    [(NO_DEVICE, False), (BREAKS, False), (BREAKS, True)],
+    ids=["missing", "breaks while another opens", "breaks before another comes"],
+)
 def test_a_worker_without_its_device_fails_no_image(
     cluster: Any,
     night: Any,
+    tmp_path: Path,
     text: str,
+    comes_late: bool,
 ) -> None:
     """A device that is not there, or falls out, gives errors and not labels: its images are done by others."""
+    sign = tmp_path / "broken"
     cluster.start_scheduler()
-    cluster.start_worker(*night.preload("broken", text))
-    cluster.start_worker(*night.slow(0.4))
+    cluster.start_worker(*night.preload("broken", text.format(sign=str(sign))))
+    if comes_late:
+        wait = f"while [ ! -e '{sign}' ]; do sleep 0.05; done; exec \"$@\""
+        cluster.start_worker(before=("sh", "-c", wait, "sh"))
+    else:
+        cluster.start_worker(*night.preload("opens_late", OPENS_LATE.format(sign=str(sign))))
     with LabelRun(night.settings(scheduler=cluster.address)) as run:
         entries = list(run)
         assert [entry.reason for entry in entries if entry.status == "failed"] == []
