@@ -180,3 +180,14 @@ def cluster(tmp_path: Path) -> Iterator[DaskCluster]:
     started = DaskCluster(folder)
     yield started
     started.stop()
+
+
+@pytest.fixture(scope="module")
+def standing_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
+    """A cluster of two workers that stays for all tests of a module, none of which harms it: a start takes seconds."""
+    started = DaskCluster(tmp_path_factory.mktemp("dask"))
+    started.start_scheduler()
+    for _ in range(2):
+        started.start_worker("--no-nanny")
+    yield started
+    started.stop()

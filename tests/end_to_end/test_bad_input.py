@@ -1,4 +1,7 @@
-"""The installed command on everything a real folder holds: a clear message, the right exit code, nothing lost."""
+"""The command on everything a real folder holds: a clear message, the right exit code, nothing lost.
+
+The first test runs it as it is installed; the others in this process, as each start of it takes seconds.
+"""
 
 import json
 import os
@@ -12,10 +15,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from PIL import Image
 
+from cli.main import main
 
-def autocoarse(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+
+def autocoarse(*arguments: str | Path) -> Result:
+    """Run the command in this process; an error that it does not turn into a message is raised."""
+    return CliRunner().invoke(main, [*map(str, arguments)], catch_exceptions=False)
+
+
+def installed(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run the installed command."""
     command = [str(Path(sys.executable).with_name("autocoarse")), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -50,7 +61,7 @@ def images(tmp_path: Path, make_image: Callable[..., object]) -> Path:
 def test_good_images_are_labelled_among_bad_ones(tmp_path: Path, images: Path, tiny_teacher: Path) -> None:
     """Each bad image is one failure with its reason, the good ones are labelled, the exit code is 3."""
     arguments = ("label", "--images", images, "--teacher", tiny_teacher, "--out", tmp_path / "run", "--json")
-    done = autocoarse(*arguments)
+    done = installed(*arguments)
     assert done.returncode == 3, done.stderr
     result = json.loads(done.stdout)
     assert (result["total"], result["labelled"], result["failed"], result["skipped"]) == (9, 2, 7, 0)
@@ -69,7 +80,7 @@ def test_good_images_are_labelled_among_bad_ones(tmp_path: Path, images: Path, t
     assert "Traceback" not in done.stderr
 
     again = autocoarse(*arguments)
-    assert again.returncode == 3
+    assert again.exit_code == 3
     result = json.loads(again.stdout)
     assert (result["labelled"], result["failed"], result["skipped"]) == (0, 7, 2)
 
@@ -80,7 +91,7 @@ def test_a_run_in_which_everything_fails_has_failed(tmp_path: Path, tiny_teacher
     for number in range(22):
         (tmp_path / "images" / f"{number}.png").write_text("no image")
     done = autocoarse("label", "--images", tmp_path / "images", "--teacher", tiny_teacher, "--out", tmp_path / "run")
-    assert done.returncode == 1
+    assert done.exit_code == 1
     shown = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
     assert len(shown) == 21
     assert shown[-1] == "failed: 2 more"
@@ -93,9 +104,8 @@ def test_an_output_folder_that_cannot_be_made_is_a_failure(tmp_path: Path, image
     (tmp_path / "file").touch()
     out = tmp_path / "file" / "run"
     done = autocoarse("label", "--images", images, "--teacher", tiny_teacher, "--out", out)
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert str(out) in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -104,10 +114,9 @@ def test_an_output_folder_that_is_not_writable_is_a_failure(tmp_path: Path, imag
     out = tmp_path / "run"
     out.mkdir(mode=0o555)
     done = autocoarse("label", "--images", images, "--teacher", tiny_teacher, "--out", out)
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert str(out) in done.stderr
     assert "choose a folder that you may write to" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -130,9 +139,8 @@ def test_a_command_that_cannot_be_right_is_a_usage_error(
     """Missing files, contradictions and unknown values: exit code 2, a message that names them, no labels."""
     given = [str(tiny_teacher) if a == "TINY" else a for a in arguments]
     done = autocoarse("label", "--images", images, "--out", tmp_path / "run", *given)
-    assert done.returncode == 2, done.stderr
+    assert done.exit_code == 2, done.stderr
     assert says in done.stderr
-    assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("run/labels/**/*.png"))
 
 
@@ -143,11 +151,10 @@ def test_weights_that_do_not_fit_are_refused_with_what_does_not(tmp_path: Path, 
     done = autocoarse(
         "label", "--images", images, "--teacher", "hrnet-ocr", "--weights", weights, "--out", tmp_path / "run"
     )
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert str(weights) in done.stderr
     assert "something.weight" in done.stderr
     assert "backbone.conv1.weight" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_a_label_with_a_source_id_stops_evaluation(tmp_path: Path) -> None:
@@ -158,6 +165,6 @@ def test_a_label_with_a_source_id_stops_evaluation(tmp_path: Path) -> None:
     done = autocoarse(
         "evaluate", "--labels", tmp_path / "labels", "--truth", tmp_path / "truth", "--classes", "cityscapes"
     )
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert "a.png: value 33" in done.stderr
     assert "--ids source" in done.stderr

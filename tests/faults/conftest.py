@@ -233,9 +233,8 @@ class Night:
         )
         assert found == {name: made for name, made in expected.items() if name.removesuffix(".png") not in failed}
         with Ledger(run.workspace.ledger, read_only=True) as ledger:
-            assert {entry.key: entry.status for entry in ledger} == {
-                key: "failed" if key in failed else "done" for key in (name.removesuffix(".png") for name in expected)
-            }
+            made = {name.removesuffix(".png"): "done" for name in expected}
+            assert {entry.key: entry.status for entry in ledger} == made | dict.fromkeys(failed, "failed")
         with Verification(run.workspace.root, workers=1) as verification:
             list(verification)
         assert not [problem for problem in verification.summary.problems if problem.key not in failed]

@@ -28,11 +28,7 @@ def make_run(
     if request.param == "local processes":
         who = {"workers": 2}
     elif request.param == "cluster":
-        cluster = request.getfixturevalue("cluster")
-        cluster.start_scheduler()
-        for _ in range(2):
-            cluster.start_worker()
-        who = {"scheduler": cluster.address}
+        who = {"scheduler": request.getfixturevalue("standing_cluster").address}
     for number in range(IMAGES):
         make_image(tmp_path / f"images/{number % 3}/{number}.png", (40, 56), number)
 
@@ -90,7 +86,7 @@ def test_a_run_that_is_broken_off_has_recorded_what_was_made(make_run: Label) ->
 
 def test_a_budget_is_never_passed(make_run: Label) -> None:
     """The run stops before the label that would not fit, tells so, and goes on with a larger budget."""
-    with make_run("free") as free:
+    with make_run("free", workers=None, scheduler=None) as free:
         list(free)
     everything = measure_bytes(free.workspace.root).total_bytes
     limit = everything + MARGIN + 1000
