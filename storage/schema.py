@@ -26,6 +26,9 @@ MAX_CLASSES = 255
 Ids = Literal["class", "source"]
 """What the values of a label file are: class indices, or the data set's own source ids."""
 
+ALIASES = {"mapillary-v1.2": "mapillary"}
+"""Second names of built-in schemas."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClassInfo:
@@ -36,6 +39,8 @@ class ClassInfo:
     """Red, green, blue, each 0..255."""
     source_ids: tuple[int, ...]
     """Values in files of source ids, 0..255; the first is the one written."""
+    synonyms: tuple[str, ...] = ()
+    """Other names that the data set gives the class, by which the labels of a foreign teacher may be known."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +163,7 @@ class ClassSchema:
             "name": self.name,
             "classes": [
                 {"index": i, "name": c.name, "color": list(c.color), "source_ids": list(c.source_ids)}
+                | ({"synonyms": list(c.synonyms)} if c.synonyms else {})
                 for i, c in enumerate(self.classes)
             ],
             "ignored_source_ids": sorted(self.ignored_source_ids),
@@ -169,7 +175,8 @@ class ClassSchema:
         """Build a schema from a parsed `classes.json` or TOML table.
 
         Args:
-            content: `{"classes": [{"id" or "index", "name", "color", "source_ids"?}, ...], "ignore": 255?}`.
+            content: `{"classes": [{"id" or "index", "name", "color", "source_ids"?, "synonyms"?}, ...],
+                "ignore": 255?}`.
             name: what to call it where the content does not say.
 
         Raises:
@@ -206,37 +213,63 @@ def _class_entry(where: str, position: int, raw: Any) -> tuple[int, ClassInfo]: 
         raise SchemaError(f"{where}: color of {raw['name']!r} is {color!r}, expected [red, green, blue]")
     if not isinstance(source_ids, list) or not all(isinstance(v, int) for v in source_ids) or not source_ids:
         raise SchemaError(f"{where}: source_ids of {raw['name']!r} is {source_ids!r}, expected a list of integers")
+    synonyms = raw.get("synonyms", [])
+    if not isinstance(synonyms, list) or not all(isinstance(v, str) for v in synonyms):
+        raise SchemaError(f"{where}: synonyms of {raw['name']!r} is {synonyms!r}, expected a list of names")
     red_green_blue = tuple(color)
     if len(red_green_blue) != 3:
         raise SchemaError(f"{where}: color of {raw['name']!r} is {color!r}, expected [red, green, blue]")
-    return index, ClassInfo(raw["name"], red_green_blue, tuple(source_ids))
+    return index, ClassInfo(raw["name"], red_green_blue, tuple(source_ids), tuple(synonyms))
 
 
 def builtin_schemas() -> tuple[str, ...]:
-    """Names of the schemas that come with autocoarse."""
+    """Names of the schemas that come with autocoarse, second names included."""
     folder = resources.files("storage") / "schemas"
-    return tuple(sorted(f.name.removesuffix(".json") for f in folder.iterdir() if f.name.endswith(".json")))
+    files = (f.name.removesuffix(".json") for f in folder.iterdir() if f.name.endswith(".json"))
+    return tuple(sorted((*files, *ALIASES)))
 
 
 def load_schema(name_or_file: str) -> ClassSchema:
-    """Find a schema by its built-in name, or read a user's own from a JSON or TOML file.
+    """Find a schema by its built-in name, or read a user's own from a file.
+
+    Args:
+        name_or_file: a built-in name, or the path of a JSON or TOML file: one of autocoarse's form, or the
+            `config.json` of a transformers model, whose labels become the classes.
 
     Raises:
         MissingFileError: it is neither a built-in name nor a file.
         SchemaError: the file is malformed.
+        SettingsError: it is a model's configuration whose labels cannot be told.
     """
     if name_or_file in builtin_schemas():
-        text = (resources.files("storage") / "schemas" / f"{name_or_file}.json").read_text("utf-8")
-        return ClassSchema.from_dict(json.loads(text), name_or_file)
+        name = ALIASES.get(name_or_file, name_or_file)
+        text = (resources.files("storage") / "schemas" / f"{name}.json").read_text("utf-8")
+        return ClassSchema.from_dict(json.loads(text), name)
     path = Path(name_or_file)
     if not path.is_file():
         raise MissingFileError(
             f"no class schema {name_or_file!r}: expected one of {', '.join(builtin_schemas())}, "
-            f"or the path of a classes.json or .toml file"
+            f"or the path of a classes.json or .toml file, or of a transformers model's config.json"
         )
     try:
         text = path.read_text("utf-8")
         content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except (UnicodeDecodeError, json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # both parsers' errors are values; nested too deep is recursion
         raise SchemaError(f"{path}: cannot be parsed as {path.suffix or 'JSON'}: {error}") from error
+    if isinstance(content, dict) and "id2label" in content and "classes" not in content:
+        return _schema_of_model(content, path)
     return ClassSchema.from_dict(content, path.stem)
+
+
+def _schema_of_model(config: dict[str, Any], path: Path) -> ClassSchema:
+    # imported here, as the module knows schemas and so cannot come first
+    from storage.class_table import are_placeholders, labels_of_config, schema_of_labels
+
+    labels = labels_of_config(config, str(path))
+    if are_placeholders(labels):
+        raise SchemaError(
+            f"{path}: its labels are only numbered ({labels[0]}, ...); write a classes.json that names the "
+            f"{len(labels)} classes, see the README for the form"
+        )
+    # every model's file has the name config.json; its folder's tells them apart
+    return schema_of_labels(labels, path.resolve().parent.name or path.stem)

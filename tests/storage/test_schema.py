@@ -70,6 +70,8 @@ def test_a_toml_file_is_read(tmp_path: Path) -> None:
         ('{"classes": [{"name": "a"}], "ignored_source_ids": ["z"]}', "expected a list of integers"),
         ('{"classes": [{"name": "a"}], "ignored_source_ids": [true]}', "expected a list of integers"),
         ('{"classes": [{"name": "a"}], "ignored_source_ids": [256]}', r"0\.\.255"),
+        ('{"classes": [{"name": "a", "synonyms": "b"}]}', "synonyms of 'a' is 'b', expected a list of names"),
+        ('{"classes": [{"name": "a", "synonyms": [1]}]}', "expected a list of names"),
         ('{"classes": []}', "1 to 255"),
         ("{", "cannot be parsed"),
     ],
@@ -136,14 +138,15 @@ def test_an_illegal_class_index_is_an_error_that_says_source_ids(schema: ClassSc
         schema.to_indices(np.array([0, 33], np.uint8), "class")
 
 
-def test_the_digest_ignores_colours_and_sees_names(schema: ClassSchema) -> None:
+def test_the_digest_ignores_colours_and_synonyms_and_sees_names(schema: ClassSchema) -> None:
     """Two schemas that mean the same by every index have one digest."""
     plain = schema.to_dict()
     recoloured = json.loads(json.dumps(plain))
-    recoloured["classes"][0]["color"] = [0, 0, 0]
+    recoloured["classes"][0] |= {"color": [0, 0, 0], "synonyms": ["street", "lane"]}
     renamed = json.loads(json.dumps(plain))
     renamed["classes"][0]["name"] = "street"
     assert ClassSchema.from_dict(recoloured, "x").digest == schema.digest
+    assert ClassSchema.from_dict(recoloured, "x").classes[0].synonyms == ("street", "lane")
     assert ClassSchema.from_dict(renamed, "x").digest != schema.digest
 
 
