@@ -118,4 +118,4 @@ def measure_device(spec: NetworkSpec, size: tuple[int, int], scales: tuple[float
     print_forwards(network, spec, size, scales)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    print_labels(Teacher(network, spec, schema, "cuda", "bf16"), size, scales)
+    print_labels(Teacher.of_network(network, spec, schema, "cuda", "bf16"), size, scales)

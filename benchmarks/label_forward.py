@@ -100,7 +100,7 @@ def measure(teacher: Teacher, paths: list[Path], scales: tuple[float, ...]) -> d
     products, flops = [product_rate()], 0
     for path in paths:
         image = read_image(path)
-        flops = forward_flops(teacher.spec, (image.shape[0], image.shape[1]), scales)
+        flops = forward_flops(teacher.predictor.spec, (image.shape[0], image.shape[1]), scales)
         with forward_passes() as passes:
             teacher.label([image], scales, THRESHOLD)
         taken.append(Rate(flops / sum(one.seconds for one in passes), flops / sum(one.cpu for one in passes)))

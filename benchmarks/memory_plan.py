@@ -39,7 +39,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
         policies[arguments.malloc]()
     spec = default_spec(arguments.network, 19, arguments.encoder if arguments.network == "deeplabv3plus" else None)
     torch.manual_seed(0)
-    teacher = Teacher(build_network(spec), spec, load_schema("cityscapes"), "cpu", arguments.precision)
+    teacher = Teacher.of_network(build_network(spec), spec, load_schema("cityscapes"), "cpu", arguments.precision)
     started = time.perf_counter()
     memory = memory_of(teacher)
     seconds = time.perf_counter() - started

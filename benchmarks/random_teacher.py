@@ -48,7 +48,7 @@ def random_network(spec: NetworkSpec, schema: ClassSchema, scales: Sequence[floa
     scenes = [generate_scene(1, index, _SIZE).image for index in range(_SCENES)]
     _draw(network)
     _settle_norms(network, normalise(torch.from_numpy(np.stack(scenes)), spec.mean, spec.std))
-    teacher = Teacher(copy.deepcopy(network), spec, schema)
+    teacher = Teacher.of_network(copy.deepcopy(network), spec, schema)
     _sharpen(network, torch.stack([teacher.logits(scene, scales) for scene in scenes]))
     return network
 

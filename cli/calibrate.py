@@ -19,6 +19,7 @@ from cli.options import (
     layout_option,
     precision_option,
     settings_option,
+    teacher_option,
 )
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _FAILURES_SHOWN = 20
 
 @click.command()
 @settings_option
-@click.option("--teacher", required=True, help="Network name (hrnet-ocr) or checkpoint file.")
+@teacher_option
 @click.option("--weights", type=FILE, help="Weights, where --teacher is a name.")
 @click.option("--images", type=FOLDER, required=True, help="Held-out images, on which the teacher was not trained.")
 @click.option("--truth", type=FOLDER, required=True, help="Folder of their fine labels.")
@@ -115,7 +116,7 @@ def _say_plan(run: "CalibrationRun", console: Console) -> None:
     else:
         console.say(
             f"{total} images: {run.state.done} counted before, {total - run.state.done} to count, with "
-            f"{run.teacher.spec.network} on {run.teacher.device}"
+            f"{run.teacher.name} on {run.teacher.device}"
         )
 
 

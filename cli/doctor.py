@@ -55,11 +55,8 @@ def doctor(
 
     With --teacher and --size the memory of labelling is predicted, without labelling anything.
     """
-    from pipeline.doctor import examine, plan_size
-    from pipeline.fitting import Work, memory_of
-    from pipeline.machine import room_on
+    from pipeline.doctor import examine
     from pipeline.settings import LabellingRecipe
-    from teacher.fusion import scales_of
 
     if (teacher is None) != (not sizes):
         raise click.UsageError("--teacher and --size go together: the plan is that of a teacher for images of a size")
@@ -72,17 +69,7 @@ def doctor(
     plans: list[SizePlan] = []
     if teacher is not None:
         loaded = _load(teacher, weights, classes, device, how)
-        memory, room = memory_of(loaded), room_on(loaded.device)
-        scales = scales_of(loaded.fusion(how.fusion), how.scales)[::-1]
-        work = Work(scales, how.flip, how.keep)
-        plans = [plan_size(memory, size, work, room, how.batch) for size in sizes]
-        console.say(
-            f"\n{loaded.spec.network} on {loaded.device}, {how.precision}, scales "
-            f"{', '.join(f'{s:g}' for s in scales)}: weights {human_bytes(memory.weights)}, "
-            f"{memory.forward.per_pixel:.0f} bytes a pixel of the largest scale, {human_bytes(room)} free"
-        )
-        for plan in plans:
-            _say_plan(plan, console)
+        plans = _plans(loaded, sizes, how, console)
     advice = [*found.advice, *(plan.advice for plan in plans if plan.advice)]
     console.say()
     for line in advice or ["nothing to change"]:
@@ -90,6 +77,33 @@ def doctor(
     console.finish(
         dataclasses.asdict(found) | {"plans": [dataclasses.asdict(plan) for plan in plans], "advice": advice}
     )
+
+
+def _plans(
+    loaded: "Teacher", sizes: tuple[tuple[int, int], ...], how: "LabellingRecipe", console: Console
+) -> "list[SizePlan]":
+    from pipeline.doctor import plan_size
+    from pipeline.fitting import Work, memory_of
+    from pipeline.machine import room_on
+    from teacher.fusion import scales_of
+
+    if loaded.predictor.planned is None:
+        console.warn(
+            f"what a teacher of the kind {loaded.name} takes in memory cannot be told beforehand: label a few images, "
+            f"and look at what the process takes"
+        )
+        return []
+    memory, room = memory_of(loaded), room_on(loaded.device)
+    scales = scales_of(loaded.fusion(how.fusion), how.scales)[::-1]
+    plans = [plan_size(memory, size, Work(scales, how.flip, how.keep), room, how.batch) for size in sizes]
+    console.say(
+        f"\n{loaded.name} on {loaded.device}, {how.precision}, scales "
+        f"{', '.join(f'{s:g}' for s in scales)}: weights {human_bytes(memory.weights)}, "
+        f"{memory.forward.per_pixel:.0f} bytes a pixel of the largest scale, {human_bytes(room)} free"
+    )
+    for plan in plans:
+        _say_plan(plan, console)
+    return plans
 
 
 def _load(name: str, weights: Path | None, classes: str | None, device: str, how: "LabellingRecipe") -> "Teacher":
@@ -102,7 +116,7 @@ def _load(name: str, weights: Path | None, classes: str | None, device: str, how
     if name == "hrnet-ocr" and weights is None:
         schema = schema or load_schema("cityscapes")
         spec = default_spec("hrnet-ocr", len(schema))
-        return Teacher(build_network(spec), spec, schema, device, how.precision)
+        return Teacher.of_network(build_network(spec), spec, schema, device, how.precision)
     return load_teacher(name, weights, schema=schema, device=device, precision=how.precision)
 
 

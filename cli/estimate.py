@@ -25,6 +25,7 @@ _OF_THE_TEACHER = (
     "thresholds",
     "flip",
     "temperature",
+    "save_attention",
     "min_component",
     "keep",
     "keep_steps",
@@ -54,7 +55,7 @@ _GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
 )
 @click.option(
     "--teacher",
-    help="Network name (hrnet-ocr) or checkpoint file: label a sample of --images and measure. Without it the bytes "
+    help="As of `label`: label a sample of --images and measure. Without it the bytes "
     "come from a model of label PNGs, within a factor of two or three.",
 )
 @click.option("--weights", type=FILE, help="Weights, where --teacher is a name.")

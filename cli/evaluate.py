@@ -11,7 +11,6 @@ from cli.console import Console, Stages, human_bytes
 from cli.label_options import fusion_option
 from cli.option_types import Numbers
 from cli.options import (
-    FILE,
     FOLDER,
     device_option,
     ids_option,
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 @click.command()
 @settings_option
 @click.option("--labels", type=FOLDER, help="What label --out made, or a label folder. Or --checkpoint:")
-@click.option("--checkpoint", type=FILE, help="A network to judge, with --images.")
+@click.option("--checkpoint", help="A teacher or student to judge, with --images: as `label --teacher`.")
 @click.option("--images", type=FOLDER, help="Images that the network labels.")
 @click.option("--scales", type=Numbers(), default="0.5,1,2", show_default=True, help="Must contain 1.")
 @fusion_option

@@ -13,7 +13,7 @@ from cli.folders import FOLDER_OR_URL, OUT_OR_URL
 from cli.gate_view import gate_option, judge_by_gate, stop_at_gate
 from cli.label_options import labelling_options, refuse_two_thresholds
 from cli.option_types import ByteSize
-from cli.options import FILE, FOLDER, device_option, json_option, layout_option, settings_option
+from cli.options import FILE, FOLDER, device_option, json_option, layout_option, settings_option, teacher_option
 
 if TYPE_CHECKING:
     from pipeline.audit_file import Audit
@@ -28,7 +28,7 @@ _LOOK_SECONDS = 1.0
 @click.command()
 @settings_option
 @click.option("--images", type=FOLDER_OR_URL, required=True, help="Folder of images, or a URL; labelled recursively.")
-@click.option("--teacher", required=True, help="Network name (hrnet-ocr) or checkpoint file.")
+@teacher_option
 @click.option("--weights", type=FILE, help="Weights, where --teacher is a name.")
 @click.option("--classes", help="Class schema: cityscapes, camvid, ... or a file; the teacher's own by default.")
 @layout_option
@@ -55,9 +55,6 @@ _LOOK_SECONDS = 1.0
 @click.option("--tls-cert", type=FILE, help="Own certificate, for tls://.")
 @click.option("--tls-key", type=FILE, help="Key of the own certificate, for tls://.")
 @click.option("--dashboard", is_flag=True, help="With --workers: show dask's dashboard on loopback.")
-@click.option(
-    "--save-attention", is_flag=True, help="Save how much each scale counted, as gray PNGs in OUT/attention/SCALE."
-)
 @click.option("--shard", metavar="I/N", help="Label only the I-th of N parts, into an OUT of its own; see `gather`.")
 @gate_option
 @click.option(
@@ -114,14 +111,16 @@ def _say_plan(run: "LabelRun", console: Console) -> None:
     own = ", ".join(f"{name} {value:g}" for name, value in settings.class_thresholds.items())
     refused = f", {plan.refused_count} that cannot be" if plan.refused_count else ""
     fusion = run.teacher.fusion(settings.fusion)
-    scales = run.teacher.spec.attention_scales or scales_of(fusion, settings.scales)[::-1]
+    scales = run.teacher.predictor.attention_scales or scales_of(fusion, settings.scales)[::-1]
     how = f" ({fusion})" if len(scales) > 1 else ""
     of_shard = "" if settings.shard is None else f" of shard {settings.shard}"
     console.say(
         f"{plan.total} images{of_shard}: {plan.done_count} done before, {plan.to_do_count} to label{refused}, with "
-        f"{run.teacher.spec.network} on {run.workers.name or run.teacher.device}, scales "
+        f"{run.teacher.name} on {run.workers.name or run.teacher.device}, scales "
         f"{', '.join(f'{s:g}' for s in scales)}{how}, threshold {settings.threshold:g}" + (f" ({own})" if own else "")
     )
+    for remark in run.teacher.remarks:
+        console.say(f"of the teacher: {remark}")
     if run.workers.dashboard:
         console.say(f"dask's dashboard: {run.workers.dashboard}")
     if plan.done_count:

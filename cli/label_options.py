@@ -54,6 +54,9 @@ _OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
         show_default=True,
         help="Confidence is kept in this many steps; thresholds k/STEPS can be applied later. Fewer take less space.",
     ),
+    click.option(
+        "--save-attention", is_flag=True, help="Save how much each scale counted, as gray PNGs in OUT/attention/SCALE."
+    ),
     png_option("fast"),
     precision_option,
     click.option(

@@ -179,6 +179,12 @@ ids_option = click.option(
     help="What label values are: class indices (default), or the data set's source ids (Cityscapes _labelIds).",
 )
 device_option = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")
+teacher_option = click.option(
+    "--teacher",
+    required=True,
+    help="A checkpoint, a network's name (hrnet-ocr), a description (.toml), or a network of another library: "
+    "hf:FOLDER, onnx:FILE, exported:FILE, python:MODULE:FACTORY.",
+)
 precision_option = click.option(
     "--precision",
     type=click.Choice(["fp32", "bf16", "fp16"]),

@@ -116,6 +116,8 @@ def _say(console: Console, found: "SampleEstimate", settings: "LabelSettings") -
     for keep, total in found.stores.items():
         if keep != "none":
             console.say(_row(f"kept beside it, {keep}", total, found.count))
+    if settings.save_attention:
+        console.say(_row("attention maps", found.attention, found.count))
     run = found.together[settings.png, settings.keep]
     console.say(_row(f"run: {settings.png}, keep {settings.keep}", run, found.count))
     console.say(f"    with {human_bytes(found.ledger)} for its ledger, by a model")
@@ -185,6 +187,7 @@ def _as_json(found: "SampleEstimate", settings: "LabelSettings", device: str, de
         "left_out": list(found.left_out),
         "labels": {name: _bytes(one) for name, one in found.labels.items()},
         "stores": {name: _bytes(one) for name, one in found.stores.items() if name != "none"},
+        "attention": _bytes(found.attention) if settings.save_attention else None,
         "ledger_bytes": found.ledger,
         "together": {f"{png}+{keep}": _bytes(one) for (png, keep), one in found.together.items()},
         "chosen": {"png": settings.png, "keep": settings.keep, **_bytes(run)},

@@ -81,7 +81,7 @@ class CalibrateSettings(ChoiceRule):
         """What decides the class and the confidence of each pixel, as plain values: no paths, no device."""
         return {
             "teacher": teacher.digest,
-            "network": teacher.spec.network,
+            "network": teacher.name,
             "classes": list(teacher.schema.names),
             **decisive_scales(teacher, self.scales, self.fusion),
             "flip": self.flip,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pipeline.cores import plan_here
 from pipeline.labeller import images_in_flight
 from pipeline.step_down import Way
+from storage.errors import SettingsError
 from storage.soft_store import Keep
 from teacher import Teacher
 from teacher.fusion import size_at_scale
@@ -50,9 +51,18 @@ class Fit:
 
 
 def memory_of(teacher: Teacher) -> LabelMemory:
-    """Measure what a teacher takes; some seconds for a large network."""
-    working = WORKING_BYTES[teacher.device.type]
-    return LabelMemory.of(teacher.eager_network, teacher.device, len(teacher.schema), teacher.weight_bytes, working)
+    """Measure what a teacher takes; some seconds for a large network.
+
+    Raises:
+        SettingsError: it is one of another library, whose operations cannot be watched.
+    """
+    network, working = teacher.predictor.planned, WORKING_BYTES[teacher.device.type]
+    if network is None:
+        raise SettingsError(
+            f"what a teacher of the kind {teacher.name} takes in memory cannot be told beforehand: label a few images, "
+            f"and look at what the process takes"
+        )
+    return LabelMemory.of(network, teacher.device, len(teacher.schema), teacher.weight_bytes, working)
 
 
 def tile_sides(size: tuple[int, int], scales: Sequence[float]) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from storage.attention_maps import FULL, read_attention
 from storage.errors import LabelError, MissingFileError, WorkspaceError
 from storage.label_png import read_label_values, read_provenance
 from storage.ledger import Ledger
@@ -54,6 +55,8 @@ class Inspection:
     """Its key in that run."""
     confidence: Mapping[str, float] | None
     """What the run has kept of the teacher's confidence in this label, in short; None where it has kept nothing."""
+    attention: Mapping[str, float] | None
+    """The share that each scale had in the prediction, mean over the pixels; None where no attention was saved."""
 
     @property
     def ignore_fraction(self) -> float | None:
@@ -79,6 +82,7 @@ class Inspection:
             "run": None if self.run is None else str(self.run),
             "key": self.key,
             "confidence": None if self.confidence is None else dict(self.confidence),
+            "attention": None if self.attention is None else dict(self.attention),
         }
 
 
@@ -93,8 +97,8 @@ def inspect_label(path: Path, schema: ClassSchema | None = None, ids: Ids | None
 
     Raises:
         MissingFileError: there is no such file.
-        LabelError: it is no whole PNG of 8-bit values, holds colours, or a value that is no class index; the message
-            names the file.
+        LabelError: it is no whole PNG of 8-bit values, holds colours, or a value that is no class index, or what is
+            saved with it is damaged; the message names the file.
         WorkspaceError: the ledger of its run cannot be read.
     """
     if not path.is_file():
@@ -130,6 +134,7 @@ def inspect_label(path: Path, schema: ClassSchema | None = None, ids: Ids | None
         run=None if workspace is None else workspace.root,
         key=key,
         confidence=None if workspace is None or key is None else _confidence_summary(workspace, key),
+        attention=None if workspace is None or key is None else _attention_summary(workspace, key, values.shape),
     )
 
 
@@ -209,3 +214,9 @@ def _confidence_summary(workspace: Workspace, key: str) -> Mapping[str, float] |
     summary = {} if not known.size else {"mean": float(middle.mean()), "median": float(np.median(middle))}
     above = {f"share > {t:g}": float(np.count_nonzero(known >= t * steps) / codes.size) for t in (0.5, 0.9, 0.95)}
     return {**summary, **above}
+
+
+def _attention_summary(workspace: Workspace, key: str, size: tuple[int, ...]) -> Mapping[str, float] | None:
+    """The share of each scale, mean over the pixels; None where nothing is saved."""
+    maps = read_attention(workspace, key, (size[0], size[1]))
+    return {f"{scale:g}": float(values.mean()) / FULL for scale, values in maps.items()} or None

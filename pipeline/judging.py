@@ -6,6 +6,7 @@ What the scores are is in `evaluation`.
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def judge_checkpoint(
     """Judge a checkpoint's network, or find that it has been judged in the same way.
 
     Args:
-        checkpoint: of the network.
+        checkpoint: of the network, or a description of a teacher.
         images: image folder.
         truth: label folder of the ground truth.
         cache: file that keeps the scores; its folder is made where it is missing.
@@ -63,12 +64,15 @@ def judge_checkpoint(
         AutocoarseError: as `evaluate_network` does.
     """
     if not checkpoint.is_file():
-        raise MissingFileError(f"no checkpoint {checkpoint}; give the path of one")
+        raise MissingFileError(f"no checkpoint {checkpoint}; give the path of one, or of a description")
     schema = load_schema(classes)
+    load = partial(load_teacher, checkpoint, schema=schema, device=device, precision=precision)
+    # what a description refers to may be another by now
+    described = load() if checkpoint.suffix == ".toml" else None
     samples = collect_samples(images, truth, "fine", layout, ids, partial=True).samples
     how = {
         "scores": SCORES_RULE,
-        "network": file_digest(checkpoint),
+        "network": file_digest(checkpoint) if described is None else described.digest,
         "classes": schema.digest,
         "files": fingerprint_files(samples),
         "ids": ids,
@@ -80,10 +84,9 @@ def judge_checkpoint(
     if (known := _known(cache, how)) is not None:
         yield known
         return
-    teacher = load_teacher(checkpoint, schema=schema, device=device, precision=precision)
     progress = None
     for progress in evaluate_network(
-        teacher,
+        described or load(),
         images,
         truth,
         scales,

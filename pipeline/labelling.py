@@ -20,7 +20,7 @@ from pipeline.labeller import LabelJob, Labeller
 from pipeline.memory import return_weights
 from pipeline.plan import Plan
 from pipeline.plan_making import PlanMaker
-from pipeline.provenance import decisive_settings, label_provenance
+from pipeline.provenance import decisive_settings, label_provenance, scales_with_attention
 from pipeline.run_folder import claim, list_failures, opened_run, record_plan, refuse_foreign
 from pipeline.settings import LabelSettings, settings_digest, thresholds_by_class
 from pipeline.teacher_decider import TeacherDecider
@@ -35,7 +35,6 @@ from storage.schema import load_schema
 from storage.soft_store import StoreForm, is_on_grid
 from storage.workspace import Workspace
 from teacher import Teacher, load_teacher
-from teacher.fusion import scales_of
 
 _SHOW_SECONDS = 5.0
 _REFUSED_PAGE = 1000
@@ -136,7 +135,7 @@ class LabelRun:
                 settings = with_thresholds(settings, self._calibration, decisive, brings_temperature=True)
                 self.settings = settings
             self._thresholds = thresholds_by_class(settings.threshold, settings.class_thresholds, self.teacher.schema)
-            self._attention_scales = _scales_with_attention(settings, self.teacher)
+            self._attention_scales = scales_with_attention(settings, self.teacher)
             self.decisive = decisive_settings(settings, self.teacher)
             self.digest = settings_digest(self.decisive)
             self._provenance = label_provenance(self.decisive, self.teacher.schema)
@@ -286,19 +285,3 @@ class LabelRun:
         if time.monotonic() - self._shown >= _SHOW_SECONDS and (workers := self.workers.view()):
             self.ledger.record_workers([asdict(worker) for worker in workers])
             self._shown = time.monotonic()
-
-
-def _scales_with_attention(settings: LabelSettings, teacher: Teacher) -> tuple[float, ...]:
-    """The scales of which attention maps are saved, ascending; none where none are.
-
-    Raises:
-        SettingsError: they are to be saved, and scales are not fused by a hierarchical attention.
-    """
-    fusion = teacher.fusion(settings.fusion)
-    scales = scales_of(fusion, settings.scales)[::-1]
-    if settings.save_attention and (fusion != "hierarchical" or len(scales) < 2):
-        raise SettingsError(
-            f"save_attention is for several scales that are fused by a hierarchical attention, got the fusion {fusion} "
-            f"of {len(scales)}: leave it out, or take such a teacher and more scales"
-        )
-    return scales if settings.save_attention else ()

@@ -141,7 +141,7 @@ def measure_demand(choice: Choice) -> Demand:
     spec = choice.spec()
     with FakeTensorMode():
         operations = count_operations(build_network(spec).eval(), SIZE)
-    teacher = Teacher(build_network(spec), spec, load_schema(SCHEMA))
+    teacher = Teacher.of_network(build_network(spec), spec, load_schema(SCHEMA))
     return Demand(operations, memory_of(teacher).peak(SIZE, (1.0,)) + teacher.weight_bytes)
 
 

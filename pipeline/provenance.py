@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from pipeline.settings import LabelSettings, settings_digest
+from storage.errors import SettingsError
 from storage.run_form import source_id_settings
 from storage.schema import ClassSchema
 from teacher import Teacher
@@ -25,7 +26,7 @@ def decisive_settings(settings: LabelSettings, teacher: Teacher) -> dict[str, ob
     """
     decisive: dict[str, object] = {
         "teacher": teacher.digest,
-        "network": teacher.spec.network,
+        "network": teacher.name,
         "classes": list(teacher.schema.names),
         **decisive_scales(teacher, settings.scales, settings.fusion),
         "threshold": settings.threshold,
@@ -55,7 +56,23 @@ def decisive_scales(teacher: Teacher, scales: Sequence[float], fusion: Fusion | 
     how = teacher.fusion(fusion)
     used = scales_of(how, scales)
     decisive: dict[str, object] = {"scales": sorted(used)}
-    return decisive | {"fusion": how} if len(used) > 1 and how != teacher.spec.attention else decisive
+    return decisive | {"fusion": how} if len(used) > 1 and how != teacher.predictor.fusion else decisive
+
+
+def scales_with_attention(settings: LabelSettings, teacher: Teacher) -> tuple[float, ...]:
+    """The scales of which attention maps are saved, ascending; none where none are.
+
+    Raises:
+        SettingsError: they are to be saved, and scales are not fused by a hierarchical attention.
+    """
+    fusion = teacher.fusion(settings.fusion)
+    scales = scales_of(fusion, settings.scales)[::-1]
+    if settings.save_attention and (fusion != "hierarchical" or len(scales) < 2):
+        raise SettingsError(
+            f"save_attention is for several scales that are fused by a hierarchical attention, got the fusion {fusion} "
+            f"of {len(scales)}: leave it out, or take such a teacher and more scales"
+        )
+    return scales if settings.save_attention else ()
 
 
 def label_provenance(decisive: Mapping[str, Any], schema: ClassSchema) -> dict[str, str | float]:

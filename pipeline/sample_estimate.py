@@ -112,6 +112,8 @@ class SampleEstimate:
     """Bytes of the labels alone."""
     stores: Mapping[Keep, Interval]
     """Bytes of what is kept beside them; none: 0."""
+    attention: Interval
+    """Bytes of the attention maps; 0 where none are saved."""
     ledger: int
     """Bytes of the ledger and what else a run writes; a model."""
     together: Mapping[tuple[Preset, Keep], Interval]
@@ -181,7 +183,9 @@ def conclude(sample: Sample, results: Sequence[Measurement | str], classes: int,
     count, pixels = sum(sizes), sum(one.pixels for one in measured)
     ledger = ledger_bytes(count, classes)
     files = _totals(
-        sizes, groups, lambda one: {(p, k): one.labels[p] + one.stores[k] for p, k in product(PRESETS, KEEPS)}
+        sizes,
+        groups,
+        lambda one: {(p, k): one.labels[p] + one.stores[k] + one.attention for p, k in product(PRESETS, KEEPS)},
     )
     return SampleEstimate(
         count=count,
@@ -190,6 +194,7 @@ def conclude(sample: Sample, results: Sequence[Measurement | str], classes: int,
         left_out=sample.unreadable + reasons,
         labels=_totals(sizes, groups, lambda one: one.labels),
         stores=_totals(sizes, groups, lambda one: one.stores),
+        attention=_totals(sizes, groups, lambda one: {"attention": one.attention})["attention"],
         ledger=ledger,
         together={choice: found.plus(ledger) for choice, found in files.items()},
         soft_raw={form.name: form.raw_bytes(sample.pixels, classes) for form in SOFT_FORMATS},

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.provenance import decisive_settings, label_provenance
+from pipeline.provenance import decisive_settings, label_provenance, scales_with_attention
 from pipeline.settings import LabelSettings, thresholds_by_class
+from storage.attention_maps import encode_map
 from storage.clean_up import remove_small_components
 from storage.errors import LabelError
 from storage.image_reader import read_image
@@ -24,7 +25,8 @@ from storage.schema import IGNORE
 from storage.soft_formats import SOFT_FORMATS
 from storage.soft_store import Keep, StoreForm
 from teacher import Teacher
-from teacher.decision import apply_thresholds, find_top, quantise
+from teacher.decision import DecisionRule, apply_thresholds, find_top, quantise
+from teacher.others import top_without_others
 
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 KEEPS: tuple[Keep, ...] = get_args(Keep)
@@ -44,7 +46,9 @@ class Measurement:
     covered: int
     """Pixels that are given a class."""
     seconds: float
-    """To read it, label it and encode what the settings choose, one after the other."""
+    """To read it, label it and encode what the settings choose, one after the other; attention maps not counted."""
+    attention: int = 0
+    """Bytes of its attention maps, where they are saved."""
     uncleaned_bytes: int = 0
     """Of the label before the clean-up, in the chosen preset."""
     uncleaned_covered: int = 0
@@ -70,6 +74,7 @@ class TeacherMeasure:
         self._thresholds = thresholds_by_class(settings.threshold, settings.class_thresholds, teacher.schema)
         self._provenance = self._provenance_of(settings)
         self._uncleaned_provenance = self._provenance_of(settings.model_copy(update={"min_component": 0}))
+        self._attends = bool(scales_with_attention(settings, teacher))
         self._is_warm = False
 
     def __call__(self, item: Item) -> Measurement:
@@ -86,13 +91,15 @@ class TeacherMeasure:
             self._is_warm = True
         settings = self._settings
         started = time.perf_counter()
-        scores, values, planes = self._decide(read_image(item.image))
+        image = read_image(item.image)
+        scores, values, planes = self._decide(image)
         raw = LabelMap(values, len(self._teacher.schema))
         label = remove_small_components(raw, settings.min_component)
         self._label_bytes(label, settings.png, self._provenance)
         if settings.keep != "none":
             self._store_bytes(planes, settings.keep)
         seconds = time.perf_counter() - started
+        attention = self._attention_bytes(image)
         judged, right = self._judge(item, label)
         uncleaned_judged, uncleaned_right = self._judge(item, raw)
         probabilities = scores.softmax(0).cpu().numpy()
@@ -103,6 +110,7 @@ class TeacherMeasure:
             pixels=values.size,
             covered=values.size - label.ignored,
             seconds=seconds,
+            attention=attention,
             uncleaned_bytes=self._label_bytes(raw, settings.png, self._uncleaned_provenance),
             uncleaned_covered=values.size - raw.ignored,
             judged=judged,
@@ -119,10 +127,21 @@ class TeacherMeasure:
             how = self._settings
             scores = self._teacher.logits(image, how.scales, flip=how.flip, fusion=how.fusion) / how.temperature
             top = find_top(scores[None], runner_up=True)
+            if self._teacher.predictor.has_others:
+                top = top_without_others(top, len(self._teacher.schema))
             assert top.runner_up is not None, "it was asked for"
             label = apply_thresholds(top, self._thresholds)[0].cpu().numpy()
             kept = (top.classes[0], quantise(top.confidence, self._settings.keep_steps)[0], top.runner_up[0])
             return scores, label, torch.stack(kept).cpu().numpy()
+
+    def _attention_bytes(self, image: npt.NDArray[np.uint8]) -> int:
+        if not self._attends:
+            return 0
+        how = self._settings
+        rule = DecisionRule((how.threshold,))
+        (decision,) = self._teacher.decide([image], how.scales, rule, flip=how.flip, fusion=how.fusion, attention=True)
+        assert decision.attention is not None, "it was asked for"
+        return sum(len(encode_map(values)) for values in decision.attention)
 
     def _judge(self, item: Item, label: LabelMap) -> tuple[int, int]:
         """Pixels that have a class in both the label and the truth, and those where it is the same."""

@@ -80,10 +80,12 @@ class TeacherDecider:
     def first_way(self, size: tuple[int, int], batch: int) -> Way:
         """As `TilingDecider.first_way`, by the measured memory of the network where it might not fit."""
         source = self.source
+        if self.teacher.predictor.planned is None:
+            return Way(batch)
         room = room_on(self.teacher.device)
         if self.limit is not None and self.teacher.device.type == "cpu":
             room = min(room, self.limit)
-        largest = max(*source.scales, *self.teacher.spec.attention_scales, 1.0)
+        largest = max(*source.scales, *self.teacher.predictor.attention_scales, 1.0)
         if batch * size[0] * size[1] * largest**2 * _SURELY <= room:
             return Way(batch)
         if self._memory is None:
@@ -98,7 +100,7 @@ class TeacherDecider:
 
     def next_tile(self, size: tuple[int, int], tile: int | None) -> int | None:
         """As `TilingDecider.next_tile`."""
-        return next_tile(size, self.source.scales, tile)
+        return next_tile(size, self.source.scales, tile) if self.teacher.predictor.can_tile else None
 
     def free_memory(self) -> None:
         """Give back what an attempt that ran out of memory has left."""

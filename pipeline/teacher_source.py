@@ -52,7 +52,8 @@ class TeacherSource:
 
     name: str | None
     """Of the network, where the file has public weights; None: the file is a checkpoint."""
-    file: Path
+    file: Path | None
+    """None: a teacher that is not of one file, or of another library, which each worker finds by its name."""
     file_sha256: str
     digest: str
     """Of the teacher itself."""
@@ -78,13 +79,14 @@ class TeacherSource:
     ) -> Self:
         """The source of a teacher that was loaded as the settings say."""
         from teacher.fusion import scales_of
+        from teacher.references import resolved
 
-        file = Path(settings.teacher) if settings.weights is None else settings.weights
+        file = _file_of(settings)
         fusion = teacher.fusion(settings.fusion)
         return cls(
-            name=None if settings.weights is None else settings.teacher,
-            file=file.absolute(),
-            file_sha256=file_digest(file),
+            name=None if settings.weights is None and file is not None else resolved(settings.teacher, Path.cwd()),
+            file=None if file is None else file.absolute(),
+            file_sha256="" if file is None else file_digest(file),
             digest=teacher.digest,
             schema=teacher.schema,
             device=settings.device,
@@ -110,12 +112,23 @@ class TeacherSource:
         from pipeline.teacher_decider import TeacherDecider
         from teacher import load_teacher
 
-        name, weights = (self.file, None) if self.name is None else (self.name, self.file)
+        name, weights = self.name or self.file, self.file if self.name is not None else None
+        assert name is not None, "one of them is there"
         precision: Precision = self.precision  # type: ignore[assignment] # the settings have checked it
         return_weights()
         teacher = load_teacher(
             name, weights, schema=self.schema, device=self.device, precision=precision, compiled=self.compiled
         )
         if teacher.digest != self.digest:
-            raise CheckpointError(f"{self.file} holds another teacher than the one that the run was started with")
+            raise CheckpointError(f"{name} is another teacher than the one that the run was started with")
         return TeacherDecider(teacher, self, limit), teacher.device.type
+
+
+def _file_of(settings: "LabelSettings | CalibrateSettings") -> Path | None:
+    """The one file that holds the teacher, where there is one."""
+    from teacher.references import Reference
+
+    if settings.weights is not None:
+        return settings.weights
+    path = Path(settings.teacher)
+    return None if Reference.parse(settings.teacher) is not None or path.suffix == ".toml" else path

@@ -224,7 +224,7 @@ class TrainingRun:
 
     def _teacher(self, network: nn.Module) -> Teacher:
         own = copy.deepcopy(network)  # a teacher freezes its network
-        return Teacher(own, self._spec, self._schema, str(self._fabric.device), self._settings.precision)
+        return Teacher.of_network(own, self._spec, self._schema, str(self._fabric.device), self._settings.precision)
 
     def _validate(self, teacher: Teacher) -> Generator[TrainProgress, None, Scores]:
         for done, total, scores in validate_together(teacher, self._settings, self._fabric):

@@ -1,6 +1,6 @@
 """Maps of how much each scale counted in a label, as gray PNGs beside the labels: a folder a scale.
 
-They are for people to look at; nothing reads them back.
+They are for people to look at.
 """
 
 import io
@@ -11,7 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from storage.errors import LabelError
+from storage.label_png import read_label_values
 from storage.workspace import Workspace
+
+FULL = 255
+"""What the maps of all scales sum to at each pixel."""
 
 
 def attention_files(
@@ -31,10 +36,47 @@ def attention_files(
     Raises:
         WorkspaceError: the key leads out of the workspace.
     """
-    return [(workspace.attention_path(key, scale), _encode(values)) for scale, values in zip(scales, maps, strict=True)]
+    return [
+        (workspace.attention_path(key, scale), encode_map(values)) for scale, values in zip(scales, maps, strict=True)
+    ]
 
 
-def _encode(values: npt.NDArray[np.uint8]) -> bytes:
+def encode_map(values: npt.NDArray[np.uint8]) -> bytes:
+    """The file of a map (height, width)."""
     file = io.BytesIO()
     Image.fromarray(values).save(file, "PNG")
     return file.getvalue()
+
+
+def read_attention(workspace: Workspace, key: str, size: tuple[int, int]) -> dict[float, npt.NDArray[np.uint8]]:
+    """Read what is saved of an item's attention.
+
+    Args:
+        workspace: the run.
+        key: of the item.
+        size: (height, width) of its label.
+
+    Returns:
+        The map of each scale, (height, width), the smallest scale first; empty where none are saved.
+
+    Raises:
+        LabelError: a map cannot be read, or is of another size.
+        WorkspaceError: the key leads out of the workspace.
+    """
+    folders = workspace.attention.iterdir() if workspace.attention.is_dir() else ()
+    scales = sorted(scale for folder in folders if (scale := _scale(folder.name)) is not None)
+    found = {}
+    for scale in scales:
+        path = workspace.attention_path(key, scale)
+        if path.is_file():
+            found[scale] = read_label_values(path)
+            if found[scale].shape != size:
+                raise LabelError(f"{path}: is {found[scale].shape}, the label {size}; remove the map")
+    return found
+
+
+def _scale(name: str) -> float | None:
+    try:
+        return float(name)
+    except ValueError:
+        return None

@@ -123,4 +123,10 @@ def checkpoint_of(content: Mapping[str, Any], path: Path) -> Checkpoint:
     record = content.get("record")
     if not isinstance(record, dict):
         raise CheckpointError(f"{path}: its record is {type(record).__name__}, expected a dict; it is damaged")
+    images = record.get("images", {})
+    if not isinstance(images, dict) or not all(isinstance(one, str) for pair in images.items() for one in pair):
+        raise CheckpointError(
+            f"{path}: its record of the training cannot be used: images is {type(images).__name__}, expected keys by "
+            f"the hash of each file; it is damaged"
+        )
     return Checkpoint(spec, schema, state_dict_of(content, path), record)

@@ -129,7 +129,7 @@ class _Runner:
         autocast = torch.autocast(
             self._device.type, dtype=self._half, enabled=self._half is not None, cache_enabled=False
         )
-        with _exact(self._device), autocast:
+        with exact(self._device), autocast:
             logits, attention, _ = forward(images, attend=attend)
         return ScalePrediction(logits, attention, None)
 
@@ -181,7 +181,7 @@ def _current(device: torch.device) -> contextlib.AbstractContextManager[object]:
 
 
 @contextlib.contextmanager
-def _exact(device: torch.device) -> Iterator[None]:
+def exact(device: torch.device) -> Iterator[None]:
     """Keep CUDA convolutions at the precision that was asked for, and the same from run to run."""
     if device.type != "cuda":
         yield

@@ -3,32 +3,30 @@
 Reads no images and writes no labels. Memory is bounded by the caller, who chooses how many images come at once.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from dataclasses import replace
+from typing import Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from storage.errors import ImageError, SettingsError
+from storage.errors import SettingsError
 from storage.schema import ClassSchema
 from teacher.decided import Decision
 from teacher.decision import DecisionRule, check_temperature
 from teacher.device import find_device
-from teacher.execution import Execution
-from teacher.fusion import check_scales, predict_scales
-from teacher.joint_decision import decide_jointly
+from teacher.fusion import ScaledPrediction, check_scales
+from teacher.joint_decision import JointDecision, decide_jointly
 from teacher.late_fusion import View, joint_logits
-from teacher.networks.prediction import Fusion, Network
+from teacher.network_predictor import NetworkPredictor, network_digest
+from teacher.networks.prediction import Fusion
 from teacher.networks.registry import NetworkSpec
-from teacher.normalisation import normalise
+from teacher.others import without_others
+from teacher.predictor import Predictor
 from teacher.scale_weights import scale_weights
-from teacher.tiling import tiled
-from teacher.transfer import Transfers, UploadsAhead
-from teacher.weights import state_digest
+from teacher.transfer import Transfers, UploadsAhead, check_images
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Image = npt.NDArray[np.uint8]
@@ -37,25 +35,35 @@ _HALVES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.f
 
 
 class Teacher:
-    """A network ready to label.
+    """What predicts, with its classes, ready to label.
 
     Args:
-        network: built from `spec`, with its weights; it is put into evaluation mode, and a copy of it is run, or, with
-            `take_over`, it itself.
-        spec: what the network is, and how its images are normalised.
-        schema: what its classes are.
-        device: "cpu", "cuda", "cuda:N" or "auto".
-        precision: of the network alone; resizing, fusion and decision are always float32.
-        trained_on: the images that the network was trained on, sha256 of the file -> key; empty where not known.
-        compiled: have torch compile the network; see `teacher.execution`.
-        take_over: the network is the teacher's, which changes it.
-
-    Raises:
-        SettingsError: unknown or absent device, unknown precision, or schema and network differ in classes.
+        predictor: a network of ours, one of another library, or several together.
+        schema: what its classes are, in the order of its logits.
+        digest: hash of all that decides what it predicts.
+        precision: of the networks alone; resizing, fusion and decision are always float32.
+        trained_on: the images that it was trained on, sha256 of the file -> key; empty where not known.
     """
 
     def __init__(
         self,
+        predictor: Predictor,
+        schema: ClassSchema,
+        digest: str,
+        precision: Precision = "fp32",
+        trained_on: Mapping[str, str] | None = None,
+    ) -> None:
+        self.predictor = predictor
+        self.schema = schema
+        self.digest = digest
+        self.precision = precision
+        self.trained_on = dict(trained_on or {})
+        self._transfers = Transfers(predictor.device)
+        self._ahead = UploadsAhead(self._transfers) if self.looks_ahead else None
+
+    @classmethod
+    def of_network(
+        cls,
         network: nn.Module,
         spec: NetworkSpec,
         schema: ClassSchema,
@@ -65,26 +73,52 @@ class Teacher:
         *,
         compiled: bool = False,
         take_over: bool = False,
-    ) -> None:
+    ) -> Self:
+        """A teacher of a network of ours.
+
+        Args:
+            network: built from `spec`, with its weights; it is put into evaluation mode, and a copy of it is run, or,
+                with `take_over`, it itself.
+            spec: what the network is, and how its images are normalised.
+            schema: what its classes are.
+            device: "cpu", "cuda", "cuda:N" or "auto".
+            precision: of the network.
+            trained_on: as for the class.
+            compiled: have torch compile the network; see `teacher.execution`.
+            take_over: the network is the teacher's, which changes it.
+
+        Raises:
+            SettingsError: unknown or absent device, unknown precision, or schema and network differ in classes.
+        """
         if precision not in get_args(Precision):
             raise SettingsError(f"precision is {precision!r}, expected one of {', '.join(get_args(Precision))}")
         if len(schema) != spec.num_classes:
             raise SettingsError(f"schema {schema.name!r} has {len(schema)} classes, the network {spec.num_classes}")
-        self.spec = spec
-        self.schema = schema
-        self.device = find_device(device)
-        self.precision = precision
-        self.trained_on = dict(trained_on or {})
-        self.digest = _digest(network, spec)
+        digest = network_digest(network, spec)
         half = _HALVES.get(precision)
-        self._execution = Execution(network.eval(), self.device, half, compiled=compiled, take_over=take_over)
-        self._transfers = Transfers(self._execution.device)
-        self._ahead = UploadsAhead(self._transfers) if self.looks_ahead else None
+        where = find_device(device)
+        predictor = NetworkPredictor(network, spec, where, half, compiled=compiled, take_over=take_over)
+        return cls(predictor, schema, digest, precision, trained_on)
+
+    @property
+    def name(self) -> str:
+        """Of what predicts, for people."""
+        return self.predictor.name
+
+    @property
+    def device(self) -> torch.device:
+        """Where it predicts."""
+        return self.predictor.device
 
     @property
     def problems(self) -> tuple[str, ...]:
         """What was asked for and had to be given up, as compiling where there is no compiler; labels are the same."""
-        return self._execution.problems
+        return self.predictor.problems
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is to be told to whoever uses its labels, such as classes that it never predicts."""
+        return self.predictor.remarks
 
     @property
     def looks_ahead(self) -> bool:
@@ -94,36 +128,24 @@ class Teacher:
     @property
     def weight_bytes(self) -> int:
         """Bytes of the network's weights on the device."""
-        return self._execution.weight_bytes
-
-    def network(self, tile: int | None = None) -> Network:
-        """What predicts, as it is run.
-
-        Args:
-            tile: side of the tiles in which larger images are predicted, in pixels, as `teacher.tiling.tiled` does;
-                None: images are predicted whole.
-
-        Raises:
-            SettingsError: the tile leaves no room for its overlap.
-        """
-        return self._execution if tile is None else tiled(self._execution, tile)
-
-    @property
-    def eager_network(self) -> Network:
-        """What predicts, operation by operation, also where it is compiled or recorded as graphs."""
-        return self._execution.run_eagerly
+        return self.predictor.weight_bytes
 
     def fusion(self, asked: Fusion | None = None) -> Fusion:
         """How scales are fused, where something is asked for or nothing is.
 
         Raises:
-            SettingsError: an explicit attention is asked of a network that has none, or something else of one that has.
+            SettingsError: an attention is asked of a network without it, or something else of one with an explicit one.
         """
-        own = self.spec.attention
+        own = self.predictor.fusion
         if asked not in (None, own) and "explicit" in (asked, own):
             raise SettingsError(
                 f"the fusion {asked} was asked for, and the network was trained for {own}: "
                 f"{'leave the fusion out' if own == 'explicit' else 'choose hierarchical, average or single'}"
+            )
+        if asked == "hierarchical" != own:
+            raise SettingsError(
+                f"{self.name} has no scale attention: choose the fusion average or single, or fit an attention by "
+                f"`autocoarse fit-attention`"
             )
         return asked or own
 
@@ -131,7 +153,7 @@ class Teacher:
         """Let go of what the device keeps from image to image: before a smaller batch, or tiles, are tried."""
         if self._ahead is not None:
             self._ahead.clear()
-        self._execution.release()
+        self.predictor.release()
 
     def expect(self, images: Sequence[Image]) -> None:
         """Begin to send images to the device, which meanwhile may be at work on others; any thread may.
@@ -155,14 +177,15 @@ class Teacher:
             fusion: how scales are fused; None: as the network was trained for.
 
         Returns:
-            Joint logits, (class, height, width), float32, on the teacher's device.
+            Joint logits, (class, height, width), float32, on the teacher's device. Where the teacher also knows what is
+            no class of the schema, the last one more is of that.
 
         Raises:
             SettingsError: the scales are not positive, come twice, or lack 1.0.
             ImageError: not such an image, or too small for the lowest scale.
         """
         with torch.inference_mode():
-            views = self._predict([image], scales, self.fusion(fusion), flip=flip)
+            views = self.predictor.predict(self._batch([image]), scales, self.fusion(fusion), flip=flip)
             return joint_logits(views, (image.shape[0], image.shape[1]))[0]
 
     def label(
@@ -232,47 +255,45 @@ class Teacher:
         if not images:
             return []
         with torch.inference_mode():
-            views = self._predict(images, scales, how, flip=flip, tile=tile)
+            views = self.predictor.predict(self._batch(images), scales, how, flip=flip, tile=tile)
             if rule.temperature != 1:
                 views = [tuple(prediction.divided(rule.temperature) for prediction in view) for view in views]
             size = (images[0].shape[0], images[0].shape[1])
-            made = decide_jointly(views, size, rule)
+            made = self._decide(views, size, rule)
             weights = scale_weights(views, size) if attention else None
             labels = self._transfers.download(made.labels)
             kept, shares = (None if x is None else self._transfers.download(x) for x in (made.soft, weights))
             return [Decision(labels, kept, shares, index) for index in range(len(images))]
 
-    def _predict(
-        self,
-        images: Sequence[Image],
-        scales: Sequence[float],
-        fusion: Fusion,
-        *,
-        flip: bool,
-        tile: int | None = None,
-    ) -> list[View]:
-        network = self.network(tile)
-        batch = self._batch(images)
-        views: list[View] = [predict_scales(network, batch, scales, fusion)]
-        if flip:
-            mirrored = predict_scales(network, batch.flip(-1), scales, fusion)
-            views.append(tuple(prediction.mirrored() for prediction in mirrored))
-        return views
+    def predict(
+        self, images: Sequence[Image], scales: Sequence[float], fusion: Fusion | None = None
+    ) -> tuple[ScaledPrediction, ...]:
+        """Predict images of one size as one batch, and fuse nothing.
+
+        Args:
+            images: RGB, each (height, width, 3), uint8, all of one size.
+            scales: ratios to the images, 1.0 among them.
+            fusion: what is to become of the predictions; None: what the teacher was trained for.
+
+        Returns:
+            A prediction for each scale, from the largest to the smallest, on the teacher's device.
+
+        Raises:
+            SettingsError: the scales are not positive, come twice, or lack 1.0.
+            ImageError: not such images, of different sizes, or too small for the lowest scale.
+        """
+        with torch.inference_mode():
+            return tuple(self.predictor.predict(self._batch(images), scales, self.fusion(fusion))[0])
+
+    def _decide(self, views: Sequence[View], size: tuple[int, int], rule: DecisionRule) -> JointDecision:
+        if not self.predictor.has_others:
+            return decide_jointly(views, size, rule)
+        # it may be the most likely, and then a pixel has no class, whatever its confidence
+        several = len(rule.thresholds) > 1
+        own = replace(rule, thresholds=(*rule.thresholds, 0.0)) if several else rule
+        return without_others(decide_jointly(views, size, own), len(self.schema))
 
     def _batch(self, images: Sequence[Image]) -> Tensor:
-        for image in images:
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise ImageError(
-                    f"image is {image.dtype} {image.shape}, expected uint8 (height, width, 3): convert it to RGB"
-                )
-            if image.shape != images[0].shape:
-                raise ImageError(
-                    f"images of a batch differ in size: {images[0].shape} and {image.shape}; label them apart"
-                )
+        check_images(images)
         upload = (self._transfers if self._ahead is None else self._ahead).upload(images)
-        return normalise(upload.take(), self.spec.mean, self.spec.std)
-
-
-def _digest(network: nn.Module, spec: NetworkSpec) -> str:
-    content = [state_digest(network.state_dict()), spec.to_dict()]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return upload.take()

@@ -18,7 +18,17 @@ def normalise(images: Tensor, mean: tuple[float, float, float], std: tuple[float
     Returns:
         (batch, 3, height, width), float32, on the images' device.
     """
-    channels_first = images.permute(0, 3, 1, 2).to(torch.float32).div_(255)
+    return shift_and_scale(images.permute(0, 3, 1, 2).to(torch.float32).div_(255), mean, std)
+
+
+def shift_and_scale(images: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:
+    """Subtract the mean and divide by the standard deviation, colour by colour.
+
+    Args:
+        images: RGB in [0, 1], (batch, 3, height, width), float32; not of use afterwards, as it is changed in place.
+        mean: of red, green, blue.
+        std: of red, green, blue, positive.
+    """
     # not waited for; and not kept for the next call, which may be one without content, by which training's cost is told
     shift, spread = (torch.tensor(each).to(images.device, non_blocking=True).view(1, 3, 1, 1) for each in (mean, std))
-    return channels_first.sub_(shift).div_(spread)
+    return images.sub_(shift).div_(spread)

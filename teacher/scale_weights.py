@@ -9,12 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from storage.attention_maps import FULL
 from teacher.joint_decision import WORKING_BYTES
 from teacher.late_fusion import View, check_views, fuse, image_of, stripe_height, without_detour
 from teacher.resampling import Stripe
-
-FULL = 255
-"""What the weights of all scales sum to at each pixel."""
 
 
 def scale_weights(views: Sequence[View], size: tuple[int, int]) -> Tensor:

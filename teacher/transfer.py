@@ -15,7 +15,24 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from storage.errors import ImageError
+
 Image = npt.NDArray[np.uint8]
+
+
+def check_images(images: Sequence[Image]) -> None:
+    """Refuse what is no batch of images.
+
+    Raises:
+        ImageError: one is not RGB, (height, width, 3) uint8, or they are of different sizes.
+    """
+    for image in images:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ImageError(
+                f"image is {image.dtype} {image.shape}, expected uint8 (height, width, 3): convert it to RGB"
+            )
+        if image.shape != images[0].shape:
+            raise ImageError(f"images of a batch differ in size: {images[0].shape} and {image.shape}; label them apart")
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,9 +59,9 @@ def read_content(path: Path) -> dict[str, Any]:
         cause = re.search(r"WeightsUnpickler error: (.*?)(?= Please use|$)", str(error), re.MULTILINE)
         reason = cause[1] if cause else f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         raise CheckpointError(
-            f"{path}: cannot be read as a checkpoint ({reason}). Expected tensors and plain values, written by "
-            f"torch.save or as .safetensors. If it was cut short, copy it again; if it holds other Python objects, "
-            f"save its state dict alone"
+            f"{path}: cannot be read as a checkpoint ({reason or 'it is something else'}). Expected tensors and plain "
+            f"values, written by torch.save or as .safetensors. If it was cut short, copy it again; if it holds other "
+            f"Python objects, save its state dict alone"
         ) from error
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise CheckpointError(

@@ -69,6 +69,19 @@ def test_of_the_whole_set_the_estimate_is_what_the_run_then_takes(
     assert got["verdict"] is None
 
 
+def test_attention_maps_are_counted(
+    estimate: Callable[..., Result], images: Path, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    """Of the whole set, to the byte; and they are part of what all files of the run take."""
+    got, without = (result_of(estimate(*more, "--json")) for more in (("--save-attention",), ()))
+    more = ("--device", "cpu", "--scales", "0.5,1", "--out", tmp_path / "run", "--save-attention")
+    assert invoke("label", "--images", images, "--teacher", tiny_teacher, *more).exit_code == 0
+    taken = sum(path.stat().st_size for path in (tmp_path / "run/attention").rglob("*.png"))
+    assert got["attention"]["bytes"] == taken > 0
+    assert got["chosen"]["bytes"] - without["chosen"]["bytes"] == taken
+    assert without["attention"] is None
+
+
 def test_a_sample_gives_intervals_and_the_text_says_what_they_rest_on(estimate: Callable[..., Result]) -> None:
     """Four of six images: totals for six, with an interval; time on several devices; coverage."""
     got = result_of(estimate("--sample", 4, "--devices", 4, "--json"))

@@ -89,6 +89,7 @@ def test_a_label_of_a_run_is_told_by_its_runs_classes(make_run: MakeRun, tmp_pat
         "run": str((tmp_path / "run").resolve()),
         "key": "town/a",
         "confidence": None,
+        "attention": None,
     }
     lines = [line.split() for line in invoke("inspect", path).stdout.splitlines()]
     assert ["teacher", "def456"] in lines
@@ -221,3 +222,42 @@ def test_a_ledger_that_cannot_be_read_is_said(make_run: MakeRun) -> None:
     (path.parents[2] / "ledger.sqlite").write_bytes(b"no database" * 100)
     with pytest.raises(WorkspaceError, match="ledger"):
         inspect_label(path)
+
+
+def save_maps(run: Path, shares: dict[str, int], shape: tuple[int, int] = (2, 4)) -> None:
+    """Save attention maps of town/a, each of one value."""
+    for scale, value in shares.items():
+        path = Workspace(run).attention / scale / "town/a.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(np.full(shape, value, np.uint8)).save(path)
+
+
+def test_saved_attention_is_told_and_drawn(make_run: MakeRun, tmp_path: Path, classes: Path) -> None:
+    """The share of each scale is its mean over the pixels; the picture has a column for the label and each scale."""
+    label = make_run()
+    run = next(folder.parent for folder in label.parents if folder.name == "labels")
+    plain = as_json(label, "--classes", classes, "--picture", tmp_path / "plain.png")
+    assert plain["attention"] is None
+    save_maps(run, {"0.5": 51, "1": 204})
+    found = as_json(label, "--classes", classes, "--picture", tmp_path / "maps.png")
+    assert found["attention"] == {"0.5": pytest.approx(0.2), "1": pytest.approx(0.8)}
+    with Image.open(tmp_path / "plain.png") as one, Image.open(tmp_path / "maps.png") as three:
+        assert three.width > one.width
+        assert three.height == one.height
+    assert "share of scales: 0.5 20.0%, 1 80.0%" in invoke("inspect", label).output
+
+
+def test_a_map_of_another_size_is_told(make_run: MakeRun) -> None:
+    """Maps that are not the label's are no silent nonsense."""
+    label = make_run()
+    save_maps(next(folder.parent for folder in label.parents if folder.name == "labels"), {"1": 255}, (3, 3))
+    result = invoke("inspect", label)
+    assert result.exit_code == 1
+    assert "remove the map" in result.output
+
+
+def test_a_picture_has_a_known_form(make_run: MakeRun, tmp_path: Path, classes: Path) -> None:
+    """Other endings than PNG and JPEG are refused before anything is drawn."""
+    result = invoke("inspect", make_run(), "--classes", classes, "--picture", tmp_path / "label.svg")
+    assert result.exit_code == 2
+    assert ".png" in result.output

@@ -50,7 +50,7 @@ def test_any_encoder_can_be_asked_for_with_all_figures() -> None:
     (found,) = listed("--encoder", "mobilenetv3_small_050", "--measure")
     spec = Choice("deeplabv3plus", "mobilenetv3_small_050").spec()
     network = build_network(spec)
-    teacher = Teacher(network, spec, load_schema("cityscapes"))
+    teacher = Teacher.of_network(network, spec, load_schema("cityscapes"))
     assert found["parameters"] == sum(p.numel() for p in network.parameters())
     assert found["memory_bytes"] == memory_of(teacher).peak((1024, 2048), (1.0,)) + teacher.weight_bytes
     # two operations for each weight of the classifier, the smallest part, at each place

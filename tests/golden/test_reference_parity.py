@@ -59,7 +59,7 @@ def photograph() -> np.ndarray:
 @pytest.fixture(scope="module")
 def joint(network: nn.Module, photograph: np.ndarray) -> Tensor:
     """Fused logits of the photograph, (1, 19, 360, 480)."""
-    teacher = Teacher(network, default_spec("hrnet-ocr", 19), load_schema("cityscapes"))
+    teacher = Teacher.of_network(network, default_spec("hrnet-ocr", 19), load_schema("cityscapes"))
     return teacher.logits(photograph, SCALES)[None]
 
 

@@ -79,7 +79,7 @@ def test_each_kind_is_trained_kept_loaded_and_labels(data: Path, monkeypatch: py
         monkeypatch.setattr("pipeline.training_settings.default_spec", lambda *_, **__: narrow)
     result = _train(data, **KINDS[kind])
     teacher = load_teacher(result.checkpoint)
-    assert teacher.spec == TrainSettings.model_validate(_values(data, KINDS[kind])).spec(3)
+    assert teacher.predictor.spec == TrainSettings.model_validate(_values(data, KINDS[kind])).spec(3)
     decisive = _label(data, result.checkpoint)
     label = read_provenance(data / "run/labels/0.png")
     assert label["teacher"] == decisive["teacher"] == teacher.digest
@@ -106,7 +106,7 @@ def test_an_explicit_attention_is_trained_and_labels_at_its_own_scales(data: Pat
     """A network with an explicit attention is fused by it, whatever the scales; another fusion is refused."""
     result = _train(data, attention="explicit", attention_scales=(0.5, 1.0))
     teacher = load_teacher(result.checkpoint)
-    assert teacher.spec.attention_scales == (0.5, 1.0)
+    assert teacher.predictor.spec.attention_scales == (0.5, 1.0)
     assert "fusion" not in _label(data, result.checkpoint, scales=(0.5, 1.0, 2.0))
     image = _noise()
     labels = [teacher.label([image], scales, 0.0)[0] for scales in ((1.0,), (0.5, 1.0, 2.0))]

@@ -66,7 +66,7 @@ def device() -> torch.device:
 @pytest.fixture
 def teacher(fill_network: FillNetwork, narrow_spec: NetworkSpec, schema: ClassSchema) -> Teacher:
     """A small one on the device."""
-    return Teacher(fill_network(narrow_spec), narrow_spec, schema, "cuda:0")
+    return Teacher.of_network(fill_network(narrow_spec), narrow_spec, schema, "cuda:0")
 
 
 def _images(count: int, size: tuple[int, int]) -> list[Image]:
@@ -169,12 +169,13 @@ def test_small_steps_do_not_wait(device: torch.device) -> None:
 
 def test_transfers_and_the_network_do_not_wait(teacher: Teacher, device: torch.device) -> None:
     """Images to the device, replayed forward passes whole and in tiles, and labels back: none has the host wait."""
+    spec = teacher.predictor.spec
     transfers, (image,) = Transfers(device), _images(1, (512, 512))
 
     def work() -> None:
-        batch = normalise(transfers.upload([image]).take(), teacher.spec.mean, teacher.spec.std)
+        batch = normalise(transfers.upload([image]).take(), spec.mean, spec.std)
         for tile in (None, 384):
-            prediction = teacher.network(tile)(batch, attend=True)
+            prediction = teacher.predictor.network(tile)(batch, attend=True)
             transfers.download(prediction.logits.argmax(1).to(torch.uint8))
 
     with torch.inference_mode():

@@ -22,7 +22,7 @@ FillNetwork = Callable[[NetworkSpec], nn.Module]
 @pytest.fixture
 def narrow_teacher(fill_network: FillNetwork, narrow_spec: NetworkSpec, schema: ClassSchema) -> Teacher:
     """A narrow HRNet-OCR on the CPU."""
-    return Teacher(fill_network(narrow_spec), narrow_spec, schema)
+    return Teacher.of_network(fill_network(narrow_spec), narrow_spec, schema)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_logits_are_the_fused_ones(
 ) -> None:
     """A teacher normalises as its specification says and fuses as the method does."""
     spec = replace(narrow_spec, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
-    logits = Teacher(fill_network(spec), spec, schema).logits(pictures[0], (0.5, 1.0))
+    logits = Teacher.of_network(fill_network(spec), spec, schema).logits(pictures[0], (0.5, 1.0))
     normalised = (pictures[0] / 255 - np.array(spec.mean)) / np.array(spec.std)
     batch = torch.from_numpy(normalised.transpose(2, 0, 1)[None]).float()
     with torch.inference_mode():
@@ -88,8 +88,10 @@ def test_half_precision_is_close(
     fill_network: FillNetwork, narrow_spec: NetworkSpec, schema: ClassSchema, pictures: list[np.ndarray], precision: str
 ) -> None:
     """Half precision of the network gives float32 logits and nearly always the same class."""
-    full = Teacher(fill_network(narrow_spec), narrow_spec, schema).logits(pictures[0], (0.5, 1.0))
-    half = Teacher(fill_network(narrow_spec), narrow_spec, schema, precision=precision).logits(pictures[0], (0.5, 1.0))
+    full = Teacher.of_network(fill_network(narrow_spec), narrow_spec, schema).logits(pictures[0], (0.5, 1.0))
+    half = Teacher.of_network(fill_network(narrow_spec), narrow_spec, schema, precision=precision).logits(
+        pictures[0], (0.5, 1.0)
+    )
     assert half.dtype == torch.float32
     assert not torch.equal(half, full)
     assert (half.argmax(0) == full.argmax(0)).float().mean() > 0.95
@@ -98,34 +100,34 @@ def test_half_precision_is_close(
 def test_unknown_precision_is_refused(narrow_spec: NetworkSpec, schema: ClassSchema) -> None:
     """A precision that is none is refused with those there are."""
     with pytest.raises(SettingsError, match="fp32, bf16, fp16"):
-        Teacher(build_network(narrow_spec), narrow_spec, schema, precision="int8")
+        Teacher.of_network(build_network(narrow_spec), narrow_spec, schema, precision="int8")
 
 
 @pytest.mark.parametrize("device", ["gpu", "mps", "cuda:99", "meta", ""])
 def test_absent_device_is_refused(narrow_spec: NetworkSpec, schema: ClassSchema, device: str) -> None:
     """A device that is unknown or not on this machine is refused."""
     with pytest.raises(SettingsError, match="device is"):
-        Teacher(build_network(narrow_spec), narrow_spec, schema, device=device)
+        Teacher.of_network(build_network(narrow_spec), narrow_spec, schema, device=device)
 
 
 def test_auto_finds_a_device(narrow_spec: NetworkSpec, schema: ClassSchema) -> None:
     """Auto is CUDA where there is one and the CPU elsewhere."""
     expected = "cuda" if torch.cuda.is_available() else "cpu"
-    assert Teacher(build_network(narrow_spec), narrow_spec, schema, device="auto").device.type == expected
+    assert Teacher.of_network(build_network(narrow_spec), narrow_spec, schema, device="auto").device.type == expected
 
 
 def test_digest_covers_weights_and_normalisation(
     fill_network: FillNetwork, narrow_spec: NetworkSpec, schema: ClassSchema
 ) -> None:
     """Teachers have the same digest when, and only when, weights and specification are the same."""
-    same = [Teacher(fill_network(narrow_spec), narrow_spec, schema).digest for _ in range(2)]
+    same = [Teacher.of_network(fill_network(narrow_spec), narrow_spec, schema).digest for _ in range(2)]
     other_weights = fill_network(narrow_spec)
     with torch.no_grad():
         other_weights.ocr.cls_head.bias[0] += 1e-3
     other_mean = replace(narrow_spec, mean=(0.5, 0.5, 0.5))
     assert same[0] == same[1]
-    assert Teacher(other_weights, narrow_spec, schema).digest != same[0]
-    assert Teacher(fill_network(narrow_spec), other_mean, schema).digest != same[0]
+    assert Teacher.of_network(other_weights, narrow_spec, schema).digest != same[0]
+    assert Teacher.of_network(fill_network(narrow_spec), other_mean, schema).digest != same[0]
 
 
 @pytest.mark.parametrize("network", ["hrnet-ocr", "deeplabv3plus"])
@@ -142,8 +144,8 @@ def test_checkpoint_makes_the_same_teacher(
     built = fill_network(spec)
     path = tmp_path / "teacher.pt"
     save_checkpoint(path, built, spec, schema, {})
-    saved, loaded = Teacher(built, spec, schema), load_teacher(path)
-    assert (loaded.spec, loaded.schema, loaded.digest) == (spec, schema, saved.digest)
+    saved, loaded = Teacher.of_network(built, spec, schema), load_teacher(path)
+    assert (loaded.predictor.spec, loaded.schema, loaded.digest) == (spec, schema, saved.digest)
     assert torch.equal(loaded.logits(pictures[0], (0.5, 1)), saved.logits(pictures[0], (0.5, 1)))
     assert load_teacher(str(path), schema=schema).digest == saved.digest
 
@@ -202,7 +204,7 @@ def test_named_teacher_takes_public_weights(
     torch.save({"epoch": 1, "state_dict": state}, path)
     made = load_teacher("hrnet-ocr", path, schema=None if classes == 19 else schema)
     assert made.schema.digest == (load_schema("cityscapes") if classes == 19 else schema).digest
-    assert made.spec.num_classes == classes
+    assert made.predictor.spec.num_classes == classes
 
 
 def test_the_floor_has_two_doors() -> None:

@@ -65,7 +65,7 @@ def test_stripes_do_not_show(
 def test_a_teacher_gives_them_beside_the_label(fill_network: FillNetwork, narrow_spec: NetworkSpec) -> None:
     """Only who asks gets them; with flip they are the mean of both views, and labels are the same either way."""
     schema = ClassSchema("three", tuple(ClassInfo(n, (i, i, i), (i,)) for i, n in enumerate("abc")), frozenset())
-    teacher = Teacher(fill_network(narrow_spec), narrow_spec, schema)
+    teacher = Teacher.of_network(fill_network(narrow_spec), narrow_spec, schema)
     image = torch.randint(0, 256, (45, 61, 3), dtype=torch.uint8).numpy()
     rule = DecisionRule((0.0,))
     (plain,) = teacher.decide([image], (0.5, 1.0), rule, flip=True)

@@ -1,0 +1,1 @@
+"""Teachers of other libraries: networks that autocoarse did not build, taken in as they are."""
