@@ -69,14 +69,13 @@ def read_run_settings(path: Path) -> "RunSettings":
 
 def _tables() -> dict[str, click.Command]:
     """What each table may hold: options of the commands, so that a key means and looks the same everywhere."""
-    from pipeline.settings import LabellingRecipe
-    from pipeline.stages_settings import EvaluateStage, MergeStage, RunSettings, TrainingStage
+    from pipeline.stages_settings import EvaluateStage, LabelStage, MergeStage, RunSettings, TrainingStage
 
     trained = _options(train, TrainingStage.model_fields)
     options = {
         "run": _options(rounds, RunSettings.model_fields.keys() - {"teacher"}),  # here it is a table
         "teacher": [*trained, *_options(evaluate, {"checkpoint"})],
-        "label": _options(label, LabellingRecipe.model_fields),
+        "label": _options(label, LabelStage.model_fields),
         "merge": _options(merge, MergeStage.model_fields),
         "student": trained,
         "evaluate": _options(evaluate, EvaluateStage.model_fields),

@@ -55,6 +55,13 @@ class TeacherStage(TrainingStage):
         return values if self.checkpoint is None else {k: values[k] for k in _OF_A_GIVEN_TEACHER if k in values}
 
 
+class LabelStage(LabellingRecipe):
+    """How the extra images are labelled."""
+
+    thresholds: Path | None = None
+    """A calibration of the teacher that is given."""
+
+
 class MergeStage(Settings):
     """How automatic labels are merged with the human ones; as in MergeSettings."""
 
@@ -96,7 +103,7 @@ class RunSettings(Settings):
     workers: int | None = Field(None, ge=0, le=256)
     """Processes that read and augment; None: as `train` decides."""
     teacher: TeacherStage = TeacherStage()
-    label: LabellingRecipe = LabellingRecipe()
+    label: LabelStage = LabelStage()
     merge: MergeStage | None = None
     """None: the student learns from the teacher's labels as they are."""
     student: TrainingStage = TrainingStage()
@@ -140,6 +147,11 @@ class RunSettings(Settings):
                 if self.merge is None
                 else "[merge] is there, but no coarse_labels of [run] to merge; give them, or leave out the table"
             )
+        if self.label.thresholds is not None and self.teacher.checkpoint is None:
+            raise SettingsError(
+                f"thresholds of [label] is the calibration {self.label.thresholds}, of a teacher that is not trained "
+                f"yet; leave it out, or give that teacher's checkpoint in [teacher]"
+            )
         schema = load_schema(self.classes)
         for table, names in (
             ("teacher", self.teacher.boost_classes),
@@ -158,7 +170,7 @@ class RunSettings(Settings):
         given = self.teacher.checkpoint is not None
         return {
             "teacher": {"checkpoint": "given"} if given else self.training("teacher").decisive(),
-            "label": self.label.decisive(),
+            "label": self.label.decisive() | ({} if self.label.thresholds is None else {"thresholds": "calibrated"}),
             "merge": {} if self.merge is None else self.merge.model_dump(mode="json"),
             "student": self.training("student").decisive(),
         }

@@ -96,10 +96,30 @@ def test_the_example_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights/encoder.pth").touch()
-    text, lines = re.subn(r"(?m)^# (?!checkpoint)(\w+ = )", r"\1", EXAMPLE.read_text())
+    text, lines = re.subn(r"(?m)^# (?!checkpoint|thresholds)(\w+ = )", r"\1", EXAMPLE.read_text())
     assert lines == 5
     (tmp_path / "all.toml").write_text(text)
     assert read_run_settings(tmp_path / "all.toml").teacher.encoder_weights == Path("weights/encoder.pth")
+
+
+def test_a_given_teacher_labels_by_its_calibration(data: Path, tiny_teacher: Path) -> None:
+    """[label] takes the thresholds of a calibration, and refuses them for a teacher that is still to be trained."""
+    how = ["--scales", "1", "--min-images", "2", "--min-pixels", "1", "--target-precision", "0.3", "--block", "1"]
+    paths = ["--teacher", tiny_teacher, "--images", data / "fine", "--truth", data / "fine_labels"]
+    calibrate = ["calibrate", *paths, *how, "--classes", data / "classes.json", "--out", data / "calibration.json"]
+    assert CliRunner().invoke(main, list(map(str, calibrate))).exit_code == 0
+    text = (data / "s.toml").read_text().replace("threshold = 0.4", f'thresholds = "{data / "calibration.json"}"')
+    (data / "c.toml").write_text(text)
+    result = invoke(data / "c.toml")
+    assert result.exit_code == 0, result.output
+    assert (data / "out/auto/calibration.json").read_bytes() == (data / "calibration.json").read_bytes()
+    again = invoke(data / "out/settings.toml")
+    assert "skipped, since their outputs are current: teacher, label, student, evaluate" in again.stdout
+    (data / "n.toml").write_text(text.replace(f'checkpoint = "{tiny_teacher}"', "steps = 2").replace("/out", "/new"))
+    refused = invoke(data / "n.toml")
+    assert refused.exit_code == 2
+    assert "not trained yet" in refused.stderr
+    assert not (data / "new").exists()
 
 
 def test_every_setting_is_a_key_of_its_table() -> None:
