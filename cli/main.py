@@ -27,7 +27,7 @@ _USAGE_ERRORS = (SettingsError, MissingFileError, SchemaError, ForeignSettingsEr
 
 _STARTS_AGAIN = (
     *("estimate", "budget", "status", "verify", "evaluate", "audit", "inspect", "report", "export", "doctor"),
-    "networks",
+    *("networks", "export-network", "teacher"),
 )
 """Commands that keep nothing of what they have done when they are stopped."""
 
@@ -118,6 +118,8 @@ def _register() -> None:
     from cli.estimate import estimate
     from cli.evaluate import evaluate
     from cli.export import export
+    from cli.export_network import export_network
+    from cli.fit_attention import fit_attention
     from cli.gather import gather
     from cli.import_review import import_review
     from cli.inspect_label import inspect_label
@@ -129,6 +131,7 @@ def _register() -> None:
     from cli.rounds import rounds
     from cli.run import run
     from cli.status import status
+    from cli.teacher import teacher
     from cli.train import train
     from cli.verify import verify
 
@@ -142,6 +145,7 @@ def _register() -> None:
         verify,
         inspect_label,
         calibrate,
+        fit_attention,
         report,
         merge,
         train,
@@ -155,6 +159,8 @@ def _register() -> None:
         demo,
         doctor,
         networks,
+        export_network,
+        teacher,
     ):
         main.add_command(command)
 
