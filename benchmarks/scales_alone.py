@@ -2,9 +2,10 @@
 
 A network that is trained at two scales has one mean and variance for both in each batch norm, between those of either.
 With --anew they are taken again for each scale by itself, from the (training) images of that folder at that scale, and
-each scale is predicted with its own. No weight changes.
+each scale is predicted with its own; with --together there is one set again, taken from the images at 0.5 and 1. No
+weight changes.
 
-    python benchmarks/scales_alone.py --images DIR --truth DIR [--anew DIR] CHECKPOINT ...
+    python benchmarks/scales_alone.py --images DIR --truth DIR [--anew DIR [--together]] CHECKPOINT ...
 """
 
 import argparse
@@ -22,12 +23,13 @@ from pipeline.scores import Counts, compute_scores, count_pixels
 from storage.image_reader import read_image
 from storage.label_map import LabelMap
 from storage.layouts import list_images
-from teacher import Teacher, load_teacher
+from teacher.checkpoint import load_checkpoint
 from teacher.fusion import hierarchical_logits, predict_at_scale, size_at_scale
 from teacher.networks.layers import resize
 from teacher.networks.prediction import Fusion, ScalePrediction
-from teacher.networks.registry import build_network
+from teacher.networks.registry import NetworkSpec, build_network
 from teacher.normalisation import normalise
+from teacher.weights import StateDict
 
 SCALES = (0.5, 1.0, 2.0)
 _BATCH = 4
@@ -48,23 +50,28 @@ class ScaledNetwork:
         return self.kept[height]
 
 
-def networks(teacher: Teacher, weights: dict[str, Tensor], size: tuple[int, int], anew: Path | None) -> ScaledNetwork:
+def networks(
+    spec: NetworkSpec, weights: StateDict, size: tuple[int, int], anew: Path | None, *, together: bool
+) -> ScaledNetwork:
     """The network at each scale of an image of that size."""
-    network = build_network(teacher.spec)
+    taken = [] if anew is None else [read_image(item.image) for item in list_images(anew).items]
+    network = build_network(spec)
     network.load_state_dict(weights)
     found: dict[int, nn.Module] = {}
     for scale in SCALES:
         scaled = size_at_scale(size, scale)
         found[scaled[0]] = copy.deepcopy(network).eval()
-        if anew is not None:
+        if taken:
             take_statistics(
-                found[scaled[0]], teacher, [read_image(item.image) for item in list_images(anew).items], scaled
+                found[scaled[0]], spec, taken, [size_at_scale(size, s) for s in SCALES[:2]] if together else [scaled]
             )
     return ScaledNetwork(found)
 
 
-def take_statistics(network: nn.Module, teacher: Teacher, images: Sequence[np.ndarray], size: tuple[int, int]) -> None:
-    """Replace the running statistics by the mean of those of the images, in batches, at that size."""
+def take_statistics(
+    network: nn.Module, spec: NetworkSpec, images: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]
+) -> None:
+    """Replace the running statistics by the mean of those of the images, in batches, at these sizes."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
@@ -73,7 +80,8 @@ def take_statistics(network: nn.Module, teacher: Teacher, images: Sequence[np.nd
     for start in range(0, len(images) - _BATCH + 1, _BATCH):
         batch = torch.from_numpy(np.stack(images[start : start + _BATCH]))
         with torch.inference_mode():
-            network(resize(normalise(batch, teacher.spec.mean, teacher.spec.std), size))
+            for size in sizes:
+                network(resize(normalise(batch, spec.mean, spec.std), size))
     network.eval()
 
 
@@ -88,23 +96,23 @@ def fused(network: ScaledNetwork, image: Tensor, own: Fusion) -> Iterator[tuple[
         yield f"{scale:g} alone", predict_at_scale(network, image, scale).logits
 
 
-def judge(checkpoint: Path, images: Path, truth: Path, anew: Path | None) -> dict[str, float]:
+def judge(checkpoint: Path, images: Path, truth: Path, anew: Path | None, *, together: bool) -> dict[str, float]:
     """The mIoU of a network, used in each way."""
-    teacher = load_teacher(checkpoint, device="cpu")
-    weights = torch.load(checkpoint, weights_only=True)["state_dict"]
-    samples = collect_samples(images, truth, "fine", partial=True, schema=teacher.schema).samples
+    loaded = load_checkpoint(checkpoint)
+    spec, schema = loaded.spec, loaded.schema
+    samples = collect_samples(images, truth, "fine", partial=True, schema=schema).samples
     counts: dict[str, Counts] = Counter()  # type: ignore[assignment] # a missing one counts as 0
     network: ScaledNetwork | None = None
     for sample in samples:
-        image, target = read_sample(sample, teacher.schema)
-        network = network or networks(teacher, weights, target.values.shape, anew)
+        image, target = read_sample(sample, schema)
+        network = network or networks(spec, loaded.state_dict, target.values.shape, anew, together=together)
         network.kept.clear()
         with torch.inference_mode():
-            batch = normalise(torch.from_numpy(image)[None], teacher.spec.mean, teacher.spec.std)
-            for name, logits in fused(network, batch, teacher.spec.attention):
+            batch = normalise(torch.from_numpy(image)[None], spec.mean, spec.std)
+            for name, logits in fused(network, batch, spec.attention):
                 label = resize(logits, target.values.shape)[0].argmax(dim=0).numpy().astype(np.uint8)
-                counts[name] = counts[name] + count_pixels(target, LabelMap(label, len(teacher.schema)))
-    return {name: compute_scores(count, teacher.schema, len(samples)).miou for name, count in counts.items()}
+                counts[name] = counts[name] + count_pixels(target, LabelMap(label, len(schema)))
+    return {name: compute_scores(count, schema, len(samples)).miou for name, count in counts.items()}
 
 
 def main() -> None:
@@ -114,9 +122,12 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="all of one size")
     parser.add_argument("--truth", type=Path, required=True)
     parser.add_argument("--anew", type=Path, help="images to take the statistics from, of the same size")
+    parser.add_argument("--together", action="store_true", help="one set for all scales, from 0.5 and 1")
     asked = parser.parse_args()
+    if asked.together and asked.anew is None:
+        parser.error("--together says how --anew takes statistics: give that too")
     for checkpoint in asked.checkpoints:
-        mious = judge(checkpoint, asked.images, asked.truth, asked.anew)
+        mious = judge(checkpoint, asked.images, asked.truth, asked.anew, together=asked.together)
         print(
             f"| {checkpoint} | " + " | ".join(f"{name}: {100 * miou:.2f}" for name, miou in mious.items()), flush=True
         )
