@@ -69,12 +69,11 @@ def judge_checkpoint(
     load = partial(load_teacher, checkpoint, schema=schema, device=device, precision=precision)
     # what a description refers to may be another by now
     described = load() if checkpoint.suffix == ".toml" else None
-    samples = collect_samples(images, truth, "fine", layout, ids, partial=True).samples
     how = {
         "scores": SCORES_RULE,
         "network": file_digest(checkpoint) if described is None else described.digest,
         "classes": schema.digest,
-        "files": fingerprint_files(samples),
+        "files": fingerprint_files(collect_samples(images, truth, "fine", layout, ids, partial=True).samples),
         "ids": ids,
         "scales": list(scales),
         "threshold": threshold,
@@ -84,17 +83,15 @@ def judge_checkpoint(
     if (known := _known(cache, how)) is not None:
         yield known
         return
+    judge = partial(evaluate_network, threshold=threshold, allow_training_images=allow_training_images)
+    yield from _judge_anew(judge(described or load(), images, truth, scales, layout, ids), cache, how)
+
+
+def _judge_anew(
+    evaluation: Iterator[EvaluationProgress], cache: Path, how: dict[str, Any]
+) -> Iterator[EvaluationProgress | Scores]:
     progress = None
-    for progress in evaluate_network(
-        described or load(),
-        images,
-        truth,
-        scales,
-        layout,
-        ids,
-        threshold=threshold,
-        allow_training_images=allow_training_images,
-    ):
+    for progress in evaluation:
         yield progress
     assert progress is not None, "an evaluation of nothing is an error"
     scores = progress.scores()

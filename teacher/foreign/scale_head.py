@@ -134,16 +134,6 @@ class ScaleHead(nn.Module):
         """The images that it was trained on, sha256 of the file -> key."""
         return {} if self.record is None else dict(self.record.images)
 
-    @property
-    def parameters_count(self) -> int:
-        """How many numbers it has learned."""
-        return sum(parameter.numel() for parameter in self.parameters())
-
-    def operations(self, size: tuple[int, int]) -> int:
-        """Operations for logits of (h, w); a multiplication and its addition are two."""
-        layers = (self.conv0, self.conv1, self.conv2, self.conv3)
-        return 2 * size[0] * size[1] * sum(layer.weight.numel() for layer in layers)
-
 
 def _seen(logits: Tensor) -> Tensor:
     """What the head sees of logits (batch, class, h, w): (batch, class + 4, h, w) float32 in [0, 1]."""

@@ -87,15 +87,6 @@ def test_it_looks_no_further_than_it_says() -> None:
     assert not torch.equal(head(logits)[..., 0, :], head(other)[..., 0, :])
 
 
-def test_operations_and_parameters_are_counted() -> None:
-    """They are those of the convolutions, a multiplication and an addition each."""
-    head = ScaleHead(3, 8)
-    weights = sum(p.numel() for p in head.parameters() if p.ndim > 1)
-    assert head.operations((5, 7)) == 2 * 35 * weights
-    assert head.parameters_count == weights + 3 * 8 + 1
-    assert weights == 7 * 8 * 9 + 2 * 8 * 8 * 9 + 8 + 7
-
-
 @pytest.mark.parametrize(("inputs", "channels"), [(1, 8), (257, 8), (3, 0), (3, 10_000)])
 def test_sizes_that_make_no_sense_are_refused(inputs: int, channels: int) -> None:
     """There are at least two classes to tell apart, and no more than labels can hold."""
