@@ -148,6 +148,10 @@ def card_of(
     if weights is None and name_or_checkpoint in network_names():
         if calibration is not None:
             raise SettingsError(f"{calibration} is of a teacher with weights, and {name_or_checkpoint} is only a name")
+        if schema is not None:
+            raise SettingsError(
+                f"{name_or_checkpoint} is only a name, and has no classes yet: leave out --classes, or give --weights"
+            )
         return _of_name(name_or_checkpoint)
     reference = Reference.parse(name_or_checkpoint)
     path = Path(name_or_checkpoint if reference is None else reference.where)

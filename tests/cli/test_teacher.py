@@ -90,6 +90,7 @@ def test_a_name_is_told_with_how_a_teacher_is_made_of_it() -> None:
     assert "train --network hrnet-ocr --encoder hrnet_w48" in found["how_to"]
     assert "--weights FILE" in found["how_to"]
     assert "deeplabv3plus on resnet50" in card("deeplabv3plus").stdout
+    assert card("hrnet-ocr", "--classes", "camvid").exit_code == 2
 
 
 @pytest.fixture
