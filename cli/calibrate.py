@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.console import Console, Progress
+from cli.console import Console, Failures, Progress
 from cli.exit_codes import ExitCode
 from cli.label_options import fusion_option
 from cli.option_types import Numbers
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from pipeline.calibrating import CalibrationRun
     from pipeline.calibration_file import Calibration
     from pipeline.calibration_state import CalibrationState
-
-_FAILURES_SHOWN = 20
 
 
 @click.command()
@@ -89,10 +87,9 @@ def calibrate(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - valid
     run = _fit(run, console)
     _say_plan(run, console)
     calibration = run.result(run.state if run.finished is not None else _follow(run))
-    for reason in list(calibration.failed.values())[:_FAILURES_SHOWN]:
-        click.echo(f"failed: {reason}", err=True)
-    if len(calibration.failed) > _FAILURES_SHOWN:
-        click.echo(f"failed: {len(calibration.failed) - _FAILURES_SHOWN} more", err=True)
+    with Failures() as failures:
+        for reason in calibration.failed.values():
+            failures.add(reason)
     if calibration.unknown:
         console.warn(f"{calibration.unknown} pixels of the truth have source ids that no class has, taken as ignore")
     _print_table(calibration, console)

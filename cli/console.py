@@ -87,6 +87,31 @@ class Progress:
         click.echo(f"{text}, {note}" if note else text, err=True)
 
 
+class Failures:
+    """The reasons of what failed: the first as they come, and on leaving how many there are more; to stderr.
+
+    Args:
+        what: the word before each.
+        shown: how many are shown.
+    """
+
+    def __init__(self, what: str = "failed", shown: int = 20) -> None:
+        self._what, self._shown, self._count = what, shown, 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._count > self._shown:
+            click.echo(f"{self._what}: {self._count - self._shown} more", err=True)
+
+    def add(self, reason: str) -> None:
+        """Count one, and show it where it is among the first."""
+        self._count += 1
+        if self._count <= self._shown:
+            click.echo(f"{self._what}: {reason}", err=True)
+
+
 class Stages:
     """Progress of work that goes through stages: one `Progress` after the other.
 

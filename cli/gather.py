@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.console import Console, Progress, human_bytes
+from cli.console import Console, Failures, Progress, human_bytes
 from cli.exit_codes import ExitCode
 from cli.options import FOLDER, OUT, json_option, settings_option, workers_option
 
@@ -38,13 +38,11 @@ def gather(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validate
     with GatherRun(GatherSettings.checked(**options)) as run:
         _say_plan(run, console)
         summary = run.summary
-        with Progress("gather", len(run.plan.to_do), unit="labels") as progress:
+        with Failures() as failures, Progress("gather", len(run.plan.to_do), unit="labels") as progress:
             for entry in run:
                 progress.advance(note=f"{human_bytes(summary.bytes)}, {summary.failed} failed")
-                if entry.status == "failed" and summary.failed <= _SHOWN:
-                    click.echo(f"failed: {entry.reason}", err=True)
-    if summary.failed > _SHOWN:
-        click.echo(f"failed: {summary.failed - _SHOWN} more", err=True)
+                if entry.status == "failed":
+                    failures.add(entry.reason)
     seconds = time.monotonic() - started
     _say_end(run, console, seconds)
     _finish(run, console, seconds)

@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.console import Console, Stages
+from cli.console import Console, Failures, Stages
 from cli.exit_codes import ExitCode
 from cli.options import FOLDER, OUT, json_option, settings_option
 
 if TYPE_CHECKING:
     from pipeline.review_import import ImportResult
-
-_PROBLEMS_SHOWN = 20
 
 
 @click.command(name="import-review")
@@ -54,10 +52,9 @@ def import_review(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - v
 
 
 def _report(result: "ImportResult", out: Path, console: Console) -> None:
-    for problem in result.problems[:_PROBLEMS_SHOWN]:
-        click.echo(f"failed: {problem}", err=True)
-    if len(result.problems) > _PROBLEMS_SHOWN:
-        click.echo(f"failed: {len(result.problems) - _PROBLEMS_SHOWN} more", err=True)
+    with Failures() as failures:
+        for problem in result.problems:
+            failures.add(problem)
     if result.claimed_again:
         console.warn(f"{result.claimed_again} pixels are claimed by several classes")
     console.say(

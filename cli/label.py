@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.audit import SURER, follow_audit, show_audit, summarise
-from cli.console import Console, Progress, human_bytes
+from cli.console import Console, Failures, Progress, human_bytes
 from cli.exit_codes import ExitCode
 from cli.folders import FOLDER_OR_URL, OUT_OR_URL
 from cli.gate_view import gate_option, judge_by_gate, stop_at_gate
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from pipeline.audit_file import Audit
     from pipeline.labelling import LabelRun
 
-_FAILURES_SHOWN = 20
 
 _LOOK_SECONDS = 1.0
 """At many images a second the workers are not looked at for each."""
@@ -142,19 +141,17 @@ def _follow(run: "LabelRun", console: Console) -> None:
     plan, summary, limit = run.plan, run.summary, run.settings.budget
     refused: set[str] = set()
     workers, looked = "", 0.0
-    with Progress("label", plan.left_count) as progress:
+    with Failures() as failures, Progress("label", plan.left_count) as progress:
         for entry in run:
             if time.monotonic() - looked > _LOOK_SECONDS:
                 workers, looked = _workers_note(run), time.monotonic()
                 _warn_of_refused(run, console, refused)
             used = human_bytes(run.used_bytes) + ("" if limit is None else f" of {human_bytes(limit)}")
             progress.advance(note=f"{used}, {summary.failed} failed{workers}")
-            if entry.status == "failed" and summary.failed <= _FAILURES_SHOWN:
-                click.echo(f"failed: {entry.reason}", err=True)
+            if entry.status == "failed":
+                failures.add(entry.reason)
             _warn_of_shortage(run, console)
     _warn_of_problems(run, console)
-    if summary.failed > _FAILURES_SHOWN:
-        click.echo(f"failed: {summary.failed - _FAILURES_SHOWN} more", err=True)
 
 
 def _workers_note(run: "LabelRun") -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.console import Console, Progress, human_bytes
+from cli.console import Console, Failures, Progress, human_bytes
 from cli.exit_codes import ExitCode
 from cli.option_types import Names, Numbers
 from cli.options import FOLDER, OUT, ids_option, json_option, layout_option, settings_option
@@ -13,8 +13,6 @@ from cli.options import FOLDER, OUT, ids_option, json_option, layout_option, set
 if TYPE_CHECKING:
     from pipeline.merge import MergeCounts
     from pipeline.merging import MergeRun
-
-_FAILURES_SHOWN = 20
 
 
 class Border(Numbers):
@@ -72,11 +70,11 @@ def merge(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validated
     started = time.monotonic()
     with MergeRun(MergeSettings.checked(**options)) as run:
         _say_plan(run, console)
-        with Progress("merge", len(run.plan.to_do) + len(run.plan.refused)) as progress:
+        with Failures() as failures, Progress("merge", len(run.plan.to_do) + len(run.plan.refused)) as progress:
             for entry in run:
                 progress.advance(note=f"{human_bytes(run.summary.bytes)}, {run.summary.failed} failed")
-                if entry.status == "failed" and run.summary.failed <= _FAILURES_SHOWN:
-                    click.echo(f"failed: {entry.reason}", err=True)
+                if entry.status == "failed":
+                    failures.add(entry.reason)
     _report(run, console, time.monotonic() - started)
     if run.summary.failed:
         everything = run.summary.failed == run.summary.total
@@ -102,8 +100,6 @@ def _say_plan(run: "MergeRun", console: Console) -> None:
 
 def _report(run: "MergeRun", console: Console, seconds: float) -> None:
     summary, counts = run.summary, run.summary.counts
-    if summary.failed > _FAILURES_SHOWN:
-        click.echo(f"failed: {summary.failed - _FAILURES_SHOWN} more", err=True)
     if counts.unknown:
         console.warn(f"{counts.unknown} pixels have source ids that {run.schema.name} does not know, taken as ignore")
     if counts.pixels:

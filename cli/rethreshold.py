@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cli.console import Console, Progress, human_bytes
+from cli.console import Console, Failures, Progress, human_bytes
 from cli.exit_codes import ExitCode
 from cli.options import (
     FILE,
@@ -17,8 +17,6 @@ from cli.options import (
     settings_option,
     workers_option,
 )
-
-_FAILURES_SHOWN = 20
 
 
 @click.command()
@@ -49,14 +47,15 @@ def rethreshold(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - val
         )
         if run.without_label:
             console.warn(f"{run.without_label} images have no label in {options['run']}, and will have none here")
-        with Progress("rethreshold", summary.total - summary.skipped, unit="labels") as progress:
+        with (
+            Failures() as failures,
+            Progress("rethreshold", summary.total - summary.skipped, unit="labels") as progress,
+        ):
             for entry in run:
                 progress.advance(note=f"{human_bytes(summary.bytes)}, {summary.failed} failed")
-                if entry.status == "failed" and summary.failed <= _FAILURES_SHOWN:
-                    click.echo(f"failed: {entry.reason}", err=True)
+                if entry.status == "failed":
+                    failures.add(entry.reason)
     seconds = time.monotonic() - started
-    if summary.failed > _FAILURES_SHOWN:
-        click.echo(f"failed: {summary.failed - _FAILURES_SHOWN} more", err=True)
     console.say(
         f"made {summary.labelled}, skipped {summary.skipped}, failed {summary.failed} of {summary.total}; "
         f"{human_bytes(summary.bytes)}, {summary.ignore_fraction:.1%} of the pixels ignored; {seconds:.1f} s"

@@ -85,11 +85,14 @@ def test_good_images_are_labelled_among_bad_ones(tmp_path: Path, images: Path, t
     assert (result["labelled"], result["failed"], result["skipped"]) == (0, 7, 2)
 
 
-def test_a_run_in_which_everything_fails_has_failed(tmp_path: Path, tiny_teacher: Path) -> None:
+@pytest.mark.parametrize("refused", [False, True], ids=["one by one", "all before the work"])
+def test_a_run_in_which_everything_fails_has_failed(tmp_path: Path, tiny_teacher: Path, *, refused: bool) -> None:
     """When no image can be labelled the exit code is 1, not 3; 20 reasons are shown, all are in a file."""
     (tmp_path / "images").mkdir()
     for number in range(22):
-        (tmp_path / "images" / f"{number}.png").write_text("no image")
+        # twins, which would have one label, are recorded together before the first is told of
+        name = f"{number // 2}{('.png', '.jpg')[number % 2]}" if refused else f"{number}.png"
+        (tmp_path / "images" / name).write_text("no image")
     done = autocoarse("label", "--images", tmp_path / "images", "--teacher", tiny_teacher, "--out", tmp_path / "run")
     assert done.exit_code == 1
     shown = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
