@@ -71,6 +71,7 @@ class Study(NamedTuple):
     steps: int
     seeds: int
     trainings: tuple[Fusion, ...] = TRAINED
+    precise_bn: int = 200
 
     @property
     def ways(self) -> list[Way]:
@@ -92,6 +93,7 @@ class Study(NamedTuple):
                 *("--fine-labels", f"{self.camvid}/labels_fine/train", "--classes", _CLASSES),
                 *("--encoder-weights", str(self.weights), "--crop", f"{_CROP[1]}x{_CROP[0]}", "--batch", str(_BATCH)),
                 *("--steps", str(self.steps), "--attention", attention, "--seed", str(seed)),
+                *("--precise-bn", str(self.precise_bn)),
                 *("--device", "cpu", "--workers", "0", "--index", f"{self.out}/index.npz", "--out", str(run)),
             ],
             run / "train.txt",
@@ -233,13 +235,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=180)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--precise-bn", type=int, default=200, help="as of `train`")
     parser.add_argument("--trainings", default=TRAINED, type=lambda text: tuple(text.split(",")), help="single first")
     study = Study(**vars(parser.parse_args()))
     if study.trainings[0] != "single" or not set(study.trainings) <= set(TRAINED):
         parser.error(f"--trainings {','.join(study.trainings)}: expected single first, then any of {TRAINED[1:]}")
     study.out.mkdir(parents=True, exist_ok=True)
-    asked, saved = {"steps": study.steps, "crop": _CROP, "batch": _BATCH}, study.out / "asked.json"
-    if saved.is_file() and json.loads(saved.read_text())["steps"] != study.steps:
+    asked = {"steps": study.steps, "crop": list(_CROP), "batch": _BATCH, "precise_bn": study.precise_bn}
+    saved = study.out / "asked.json"
+    if saved.is_file() and json.loads(saved.read_text()) != asked:
         parser.error(f"{study.out} holds runs of other settings, {saved.read_text()}: name another --out")
     _write(saved, asked)
     for seed in range(study.seeds):

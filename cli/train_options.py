@@ -82,6 +82,14 @@ _RECIPE: tuple[Decorator, ...] = (
     click.option("--warm-up", type=float, default=0.05, show_default=True, help="Share of steps with a rising rate."),
     click.option("--max-gradient-norm", type=float, default=5.0, show_default=True, help="0: gradients are not cut."),
     click.option("--ema", type=float, default=0.99, show_default=True, help="Averaging of the weights; 0: none."),
+    click.option(
+        "--precise-bn",
+        type=int,
+        default=200,
+        show_default=True,
+        metavar="IMAGES",
+        help="Whole images that batch norms take their statistics from at the end; 0: those of the crops stay.",
+    ),
     click.option("--class-uniform", type=float, default=0.5, show_default=True, help="Share of crops drawn by class."),
     click.option(
         "--fine-share", type=float, default=0.5, show_default=True, help="Share of crops from fine labels, if not all."

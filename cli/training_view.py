@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from pipeline.training_plan import TrainingPlan
     from pipeline.training_progress import TrainProgress
 
-_UNITS = {"reading": "labels", "training": "steps", "validating": "images"}
+_UNITS = {"reading": "labels", "training": "steps", "statistics": "batches", "validating": "images"}
 
 
 def plan_lines(plan: "TrainingPlan") -> list[str]:

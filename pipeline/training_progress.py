@@ -30,9 +30,9 @@ class TrainResult:
 class TrainProgress:
     """How far a training run is."""
 
-    phase: Literal["reading", "training", "validating", "finished"]
+    phase: Literal["reading", "training", "statistics", "validating", "finished"]
     done: int
-    """Labels read, steps taken or images validated, of `total`."""
+    """Labels read, steps taken, batches of images that statistics are taken from, or images validated, of `total`."""
     total: int
     figures: Figures | None = None
     """Of the steps since the last figures; in the training phase."""

@@ -3,13 +3,10 @@
 How the labels are read, and how several processes come about, is in `training` and `distributed`.
 """
 
-import copy
 import math
 import time
-from collections import Counter
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, TypeVar
 
 from lightning_fabric import Fabric
@@ -17,19 +14,16 @@ from torch import Tensor, nn
 
 from pipeline.crops import Batch
 from pipeline.scores import Scores
-from pipeline.settings import settings_digest
 from pipeline.training_data import TrainingData, decisive_settings, read_batches
 from pipeline.training_plan import plan_training
 from pipeline.training_progress import TrainProgress, TrainResult
+from pipeline.training_results import Results
 from pipeline.training_settings import TrainSettings
 from pipeline.training_state import TrainingFolder
 from pipeline.training_step import Trainer
-from pipeline.training_validation import validate_together
 from pipeline.training_watch import Meter, MixCounter, Watcher
 from storage.errors import TrainingError, WorkerError
 from storage.schema import ClassSchema
-from teacher import Teacher
-from teacher.checkpoint import save_checkpoint
 
 SAVE_SECONDS = 120
 """A state is saved with the first line of the log after this long, even if `checkpoint_every` steps are not done."""
@@ -63,6 +57,7 @@ class TrainingRun:
         self._steps = settings.total_steps(data.sampler.epoch_crops)
         self._decisive = decisive_settings(settings, schema, data.index)
         self._trainer = Trainer(settings, self._spec, self._steps, fabric)
+        self._results = Results(fabric, settings, schema, folder, data, self._trainer, self._decisive)
         self._mix = MixCounter(len(schema))
         self._seconds = 0.0
         self._best = -1.0
@@ -194,79 +189,48 @@ class TrainingRun:
         )
         self._saved = time.perf_counter()
 
-    def _networks(self) -> dict[str, nn.Module]:
-        """The networks that come out: the averaged one first, where there is one; it is the result."""
-        raw = {"raw": self._trainer.network}
-        return raw if self._trainer.average is None else {"averaged": self._trainer.average, **raw}
-
     def _validate_if_due(self, watcher: Watcher | None, batch: Batch) -> Iterator[TrainProgress]:
         every, step = self._settings.validate_every, self._trainer.step
         if every is None or not self._is_due(every) or step == self._steps:  # the last step's is part of the finish
             return
         validated = False
-        for name, network in self._networks().items():
-            teacher = self._teacher(network)
-            scores = yield from self._validate(teacher)
+        for name in self._results.names:
+            network = yield from self._results.in_use(name)
+            scores = yield from self._results.validate(network)
             if watcher is not None:
                 watcher.scores(scores, step, name)
             if not validated:
                 self._keep_if_best(scores, name, network)
                 if watcher is not None:
                     images = [image.permute(1, 2, 0).numpy() for image in batch.images]
-                    watcher.pictures(batch, teacher.label(images, self._settings.scales, threshold=0), step)
+                    seen = self._results.teacher(network).label(images, self._settings.scales, threshold=0)
+                    watcher.pictures(batch, seen, step)
             validated = True
 
     def _keep_if_best(self, scores: Scores, name: str, network: nn.Module) -> None:
         if scores.miou > self._best:
             self._best = scores.miou
             if self._first:
-                self._write(self._folder.best_checkpoint, network, name, {"miou": scores.miou})
-
-    def _teacher(self, network: nn.Module) -> Teacher:
-        own = copy.deepcopy(network)  # a teacher freezes its network
-        return Teacher.of_network(own, self._spec, self._schema, str(self._fabric.device), self._settings.precision)
-
-    def _validate(self, teacher: Teacher) -> Generator[TrainProgress, None, Scores]:
-        for done, total, scores in validate_together(teacher, self._settings, self._fabric):
-            if scores is not None:
-                return scores
-            yield TrainProgress("validating", done, total)
-        raise AssertionError("the last has the scores")
-
-    def _write(self, path: Path, network: nn.Module, weights: str, more: Mapping[str, Any]) -> None:
-        record = {
-            "step": self._trainer.step,
-            "seed": self._settings.seed,
-            "weights": weights,
-            "settings": settings_digest(self._decisive),
-            "samples": dict(Counter(sample.kind for sample in self._index.samples)),
-            "images": self._data.trained_on,
-            **more,
-        }
-        save_checkpoint(path, network, self._spec, self._schema, record)
+                self._results.write(self._folder.best_checkpoint, network, name, {"miou": scores.miou})
 
     def finish(self) -> Iterator[TrainProgress]:
         """Write the checkpoints and judge them, unless an earlier run has done so in the same way.
 
         Raises:
-            ImageError, LabelError: an image or a label to validate on cannot be used.
+            ImageError, LabelError: an image or a label to learn from, or to validate on, cannot be used.
             WorkspaceError: the folder cannot be written.
         """
         folder, settings = self._folder, self._settings
-        if self._first and not folder.checkpoint.is_file():
-            paths = [folder.checkpoint, folder.raw_checkpoint]
-            # the result comes last: where it is, all is
-            for path, (name, network) in reversed(list(zip(paths, self._networks().items(), strict=False))):
-                self._write(path, network, name, {})
         judged_on = None if self._data.validation is None else self._data.validation.digest
         how = {"images_and_labels": judged_on, "scales": list(settings.scales), "precision": settings.precision}
-        metrics = self._fabric.broadcast(folder.load_metrics())
-        if metrics is None or metrics["validated"] != how:
+        is_written, metrics = self._fabric.broadcast((folder.checkpoint.is_file(), folder.load_metrics()))
+        if not is_written or metrics is None or metrics["validated"] != how:
+            networks = yield from self._results.written()
             validation: dict[str, Any] = {}
             if settings.val_images is not None:
                 watcher = Watcher(folder, self._schema, self._steps) if self._first else None
-                for name, network in self._networks().items():
-                    judged = yield from self._validate(self._teacher(network))
+                for name, network in networks.items():
+                    judged = yield from self._results.validate(network)
                     if watcher is not None:
                         watcher.scores(judged, self._steps, name)
                     if not validation and settings.validate_every is not None:

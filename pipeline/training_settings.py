@@ -43,8 +43,8 @@ _NOT_DECISIVE = {
     *("out", "device", "workers", "checkpoint_every", "keep", "index"),
 }
 
-_YOUNGER = ("output_stride", "attention", "attention_scales")
-"""Settings that came later than the first runs: decisive where they are not what they were before."""
+_YOUNGER = {"output_stride": None, "attention": "hierarchical", "attention_scales": None, "precise_bn": 0}
+"""Settings that came later than the first runs, and what they were before: decisive where they are something else."""
 
 Side = Annotated[int, Field(ge=MIN_CROP, le=8192)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -108,6 +108,9 @@ class TrainingRecipe(Settings):
     """Share of the steps in which the learning rate rises from near zero."""
     max_gradient_norm: float = Field(5.0, ge=0, allow_inf_nan=False)
     """Longer gradients are shortened to this norm; 0: never."""
+    precise_bn: int = Field(200, ge=0)
+    """Whole training images from which batch norms take their statistics anew at the end, and before each evaluation;
+    0: none, they keep the running ones of the crops."""
     ema: float = Field(0.99, ge=0, lt=1)
     """Decay a step of the moving average of the weights, which becomes the result; 0: none."""
     class_uniform: Share = 0.5
@@ -161,6 +164,8 @@ class TrainingRecipe(Settings):
             raise ValueError(f"output_stride is that of an encoder, and {self.network} has none: leave it out")
         if self.attention == "explicit" or self.attention_scales is not None:
             self.spec(1)  # refuses what the network has not
+        if self.precise_bn == 1:
+            raise ValueError("precise_bn is 1, but batch norm needs 2 images or more; expected these, or 0 for none")
         together = self.crops_together
         if together == 1 and self.network in ENCODER_NETWORKS:
             raise ValueError(
@@ -286,7 +291,7 @@ class TrainSettings(TrainingRecipe):
     def decisive(self) -> dict[str, Any]:
         """The settings that decide the weights, as plain values; what lies behind the paths is not looked at."""
         decisive = self.model_dump(mode="json", exclude=_NOT_DECISIVE)
-        for name in _YOUNGER:
-            if decisive[name] == type(self).model_fields[name].default:
+        for name, before in _YOUNGER.items():
+            if decisive[name] == before:
                 del decisive[name]  # so that a run that is older than the setting goes on
         return decisive | {"crops_together": self.crops_together}

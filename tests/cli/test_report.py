@@ -6,8 +6,8 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from functools import partial
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
