@@ -8,13 +8,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 import numpy as np
 
 from pipeline.audit_file import BIAS, VERSION, Audit, FolderAudit, ImageAudit, Mistake
 from pipeline.audit_ranking import BlockEvidence, expected_shares
 from pipeline.intervals import RatioSums
-from pipeline.paired_labels import pair_labels
+from pipeline.paired_labels import PairedLabels, pair_labels
 from pipeline.quality import ClassQuality
 from pipeline.scores import Counts, count_pixels
 from storage.errors import LabelError
@@ -67,6 +68,33 @@ class _Judged:
     unknown: int
 
 
+@dataclass(slots=True)
+class _Sums:
+    """What the images looked at so far add up to."""
+
+    counts: Counts
+    given: RatioSums
+    """By class, over the pixels that the labels give it."""
+    drawn: RatioSums
+    """By class, over the pixels that humans drew as it."""
+    unknown: int
+    records: list[_Record]
+
+    @classmethod
+    def of(cls, classes: int) -> Self:
+        """Nothing yet."""
+        return cls(np.zeros((classes, classes + 1), np.int64), _nothing(classes), _nothing(classes), 0, [])
+
+    def add(self, one: _Judged) -> None:
+        """Add an image."""
+        right = one.counts.diagonal()
+        self.counts += one.counts
+        self.given += RatioSums.of_image(right, one.counts[:, :-1].sum(axis=0))
+        self.drawn += RatioSums.of_image(right, one.counts.sum(axis=1))
+        self.unknown += one.unknown
+        self.records.append(one.record)
+
+
 def audit_labels(
     labels: Path,
     coarse: Path,
@@ -95,20 +123,19 @@ def audit_labels(
         WorkspaceError: the RUN's ledger cannot be read.
     """
     pairs = pair_labels(labels, coarse, schema, layout, ids)
-    counts = np.zeros((len(schema), len(schema) + 1), np.int64)
-    given, drawn, unknown = _nothing(len(schema)), _nothing(len(schema)), 0
-    records: list[_Record] = []
+    sums = _Sums.of(len(schema))
     for done, one in enumerate(pairs.judge(_judge(schema)), start=1):
-        counts += one.counts
-        given += RatioSums.of_image(one.counts.diagonal(), one.counts[:, :-1].sum(axis=0))
-        drawn += RatioSums.of_image(one.counts.diagonal(), one.counts.sum(axis=1))
-        unknown += one.unknown
-        records.append(one.record)
+        sums.add(one)
         if done < len(pairs.keys):
-            yield AuditProgress(done, len(pairs.keys), _agreement(counts))
-    _refuse_nothing(counts, len(records), coarse, schema)
-    everything = _judge_folder(str(labels), records)
-    audit = Audit(
+            yield AuditProgress(done, len(pairs.keys), _agreement(sums.counts))
+    _refuse_nothing(sums.counts, len(sums.records), coarse, schema)
+    audit = _audit(labels, coarse, schema, sums, pairs)
+    yield AuditProgress(len(sums.records), len(sums.records), audit.precision, audit)
+
+
+def _audit(labels: Path, coarse: Path, schema: ClassSchema, sums: _Sums, pairs: PairedLabels) -> Audit:
+    everything = _judge_folder(str(labels), sums.records)
+    return Audit(
         kind="audit",
         version=VERSION,
         labels=str(labels),
@@ -116,20 +143,19 @@ def audit_labels(
         bias=BIAS,
         floor_images=FLOOR_IMAGES,
         floor_pixels=FLOOR_PIXELS,
-        classes=_judge_classes(schema, _thresholds_of(labels, schema), given, drawn),
-        drawn_images=tuple(drawn.images.tolist()),
-        confusion=tuple(map(tuple, counts.tolist())),
+        classes=_judge_classes(schema, _thresholds_of(labels, schema), sums.given, sums.drawn),
+        drawn_images=tuple(sums.drawn.images.tolist()),
+        confusion=tuple(map(tuple, sums.counts.tolist())),
         precision=everything.precision,
         precision_low=everything.precision_low,
         precision_high=everything.precision_high,
         coverage=everything.judged / everything.drawn,
         images_without_coarse=pairs.without_truth,
         images_without_auto=pairs.without_label,
-        unknown=unknown,
-        folders=_folders(records),
-        images=_rank(records),
+        unknown=sums.unknown,
+        folders=_folders(sums.records),
+        images=_rank(sums.records),
     )
-    yield AuditProgress(len(records), len(records), everything.precision, audit)
 
 
 def _refuse_nothing(counts: Counts, images: int, coarse: Path, schema: ClassSchema) -> None:
