@@ -7,9 +7,8 @@ import hashlib
 import io
 import json
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.samples import Sample, check_sizes_agree
+from pipeline.threads import map_ahead
 from storage.errors import LabelError, MissingFileError, SettingsError, WorkspaceError
 from storage.image_reader import read_image_size
 from storage.label_map import LabelMap
@@ -243,15 +243,10 @@ def _read_all(
     """Readings in the order of the samples; only so many are read ahead that no reader is idle."""
     # Threads, not processes: decoding, comparing and hashing let other threads run, and nothing need be copied.
     readers = workers or min(max(os.cpu_count() or 1, _READERS[0]), _READERS[1])
-    waiting: deque[Future[_Reading]] = deque()
     with ThreadPoolExecutor(readers, "index") as pool:
         try:
-            for sample, known in zip(samples, files, strict=True):
-                waiting.append(pool.submit(_read, sample, known, schema, tile))
-                if len(waiting) > 2 * readers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            pairs = zip(samples, files, strict=True)
+            yield from map_ahead(lambda pair: _read(*pair, schema, tile), pairs, pool, 2 * readers + 1)
         finally:
             pool.shutdown(cancel_futures=True)
 
