@@ -14,9 +14,6 @@ from typing import Any
 from pipeline.label_counts import LabelCounts
 from pipeline.scores import Scores
 
-_STUDENT_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
-"""Two-sided 95 % points of Student's t for 1, 2, ... degrees of freedom: what few seeds ask for instead of 1.96."""
-
 
 @dataclass(frozen=True, slots=True)
 class Student:
@@ -167,6 +164,8 @@ def _gain(values: Mapping[int, float], baseline: Mapping[int, float]) -> Gain | 
 
 
 def _verdict(comparison: Comparison) -> str:
+    from scipy.special import stdtrit  # not needed where no gain is judged
+
     gains = {row.name: row.gain for row in comparison.rows if row.gain is not None}
     if not gains:
         return f"No student can be compared with {comparison.baseline} yet."
@@ -183,7 +182,7 @@ def _verdict(comparison: Comparison) -> str:
         points, error = percent_text(abs(gain.mean)), percent_text(gain.error)
         parts.append(f"{name} {what} {points} points, {how} twice the standard error of {error}")
     seeds = min(gain.seeds for gain in several.values())
-    factor = _STUDENT_T[seeds - 2] if seeds - 2 < len(_STUDENT_T) else 2.0
+    factor = stdtrit(seeds - 1, 0.975)  # of Student's t, two-sided: what few seeds ask for instead of 1.96
     note = "" if factor < 2.1 else f" To be 95 % sure with {seeds} seeds, {factor:.1f} times is needed."
     return f"Against {comparison.baseline}, in mIoU: {'; '.join(parts)}.{note}"
 
