@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from pipeline.padded_like_tensorflow import evenly_padded, pad_same_upper
-from storage.errors import CheckpointError, SettingsError
+from storage.errors import CheckpointError, SettingsError, first_line
 from storage.workspace import write_atomically
 from teacher.checkpoint import Checkpoint, load_checkpoint
 from teacher.foreign.contract import ModelSettings
@@ -175,10 +175,9 @@ def _cannot(checkpoint: Path, form: str, error: Exception) -> SettingsError:
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    told = next((line.strip()[:300] for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
     return SettingsError(
-        f"{checkpoint}: its network cannot be exported as {form} ({told}); choose one size of images by --size, or the "
-        f"other of {' and '.join(SUFFIXES)}"
+        f"{checkpoint}: its network cannot be exported as {form} ({first_line(cause)}); choose one size of images by "
+        f"--size, or the other of {' and '.join(SUFFIXES)}"
     )
 
 

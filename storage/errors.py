@@ -70,3 +70,8 @@ class LeakError(AutocoarseError, ValueError):
 
 class WorkerError(AutocoarseError, RuntimeError):
     """A process that works with others has died."""
+
+
+def first_line(error: BaseException | None) -> str:
+    """The first line of what another library's error says, for a message; its kind where it says nothing."""
+    return next((line.strip()[:300] for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -12,6 +12,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from storage.errors import first_line
 from teacher.folding import fold_batch_norms
 from teacher.networks.branchwise import BranchwiseHRNetOCR
 from teacher.networks.hrnet_ocr import HRNetOCR
@@ -140,7 +141,7 @@ class _Runner:
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # noqa: BLE001 - a compiler fails in many ways, and none may cost an image
-                problem = f"the network is run without being compiled: {_first_line(error)}"
+                problem = f"the network is run without being compiled: {first_line(error)}"
         prediction: ScalePrediction = self.module(images, attend=attend)
         if self._compiled is not None:  # else it would have failed again: so it was the compiler's fault
             self._compiled, self.problem = None, problem
@@ -160,10 +161,6 @@ def _with_less_at_once(network: nn.Module, *, compiled: bool) -> nn.Module:
 
         return in_stripes(network)
     return network
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _store_weights(network: nn.Module, half: torch.dtype) -> None:

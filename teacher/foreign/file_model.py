@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from storage.errors import CheckpointError, ImageError, SettingsError
+from storage.errors import CheckpointError, ImageError, SettingsError, first_line
 from teacher.foreign.contract import Colours, ModelSettings
 from teacher.foreign.image_form import ImageForm
 from teacher.foreign.notes import MAX_OUTPUTS, Notes, Outputs
@@ -172,7 +172,7 @@ class FileModel:
             return scores
         raise CheckpointError(
             f"{self._where} cannot be run on an image of noise of {self._form.probes()[-1][1]} pixels: "
-            f"{_first_line(problem)}"
+            f"{first_line(problem)}"
         ) from problem
 
     def _digest(self, content_digest: str) -> str:
@@ -205,7 +205,3 @@ def _are_probabilities(scores: Tensor) -> bool:
 
 def _numbers(values: Colours) -> str:
     return " ".join(f"{value:g}" for value in values)
-
-
-def _first_line(error: Exception | None) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from storage.errors import CheckpointError, MissingFileError, SettingsError
+from storage.errors import CheckpointError, MissingFileError, SettingsError, first_line
 from storage.object_io import file_digest
 from teacher.foreign.image_form import ImageForm, Side
 from teacher.foreign.notes import Notes
@@ -98,7 +98,7 @@ def _parse(path: Path) -> "ModelProto":
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # whatever a parser makes of a file that is none
         raise CheckpointError(
-            f"{path} cannot be read as ONNX ({_reason(error)}); if it was cut short, copy it again"
+            f"{path} cannot be read as ONNX ({first_line(error)}); if it was cut short, copy it again"
         ) from error
     if not model.graph.node or not model.opset_import:
         raise CheckpointError(f"{path} holds no ONNX graph: it is empty, or another file")
@@ -112,7 +112,7 @@ def _check_form(path: Path) -> None:
     try:
         onnx.checker.check_model(str(path))
     except Exception as error:  # it is written in C++ and raises its own
-        raise CheckpointError(f"{path} is not valid ONNX ({_reason(error)}); export it again") from error
+        raise CheckpointError(f"{path} is not valid ONNX ({first_line(error)}); export it again") from error
 
 
 def _check_operators(model: "ModelProto", path: Path) -> None:
@@ -254,7 +254,3 @@ def _output(outputs: list["ValueInfoProto"], path: Path) -> "ValueInfoProto":
 def _is_scores(value: "ValueInfoProto") -> bool:
     lengths = _lengths(value)
     return lengths is None or (len(lengths) == 4 and (lengths[1] is None or lengths[1] > 1))
-
-
-def _reason(error: Exception) -> str:
-    return next((line.strip()[:300] for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from storage.errors import CheckpointError
+from storage.errors import CheckpointError, first_line
 from teacher.foreign.archive import Archive
 from teacher.foreign.arithmetic import in_precision
 from teacher.foreign.operators import TRAINING_ARGUMENTS, is_allowed_in_script
@@ -62,7 +62,7 @@ def open_script(archive: Archive, device: torch.device) -> Any:  # noqa: ANN401 
         try:
             module = torch.jit.load(needed, map_location=device)  # type: ignore[no-untyped-call]
         except Exception as error:  # its parser, its unpickler and its compiler raise their own
-            raise CheckpointError(f"{where} cannot be read as TorchScript: {_first_line(error)}") from error
+            raise CheckpointError(f"{where} cannot be read as TorchScript: {first_line(error)}") from error
         module.eval()
         method = getattr(module, "forward", None)
         if method is None:
@@ -162,10 +162,6 @@ class ScriptRun:
         finally:
             torch._C._set_graph_executor_optimize(before)  # noqa: SLF001
         return scores_of(made, self._where)
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip()[:300] for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _last_line(error: Exception) -> str:
