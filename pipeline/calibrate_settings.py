@@ -12,8 +12,8 @@ from storage.layouts import Layout
 from storage.schema import Ids
 from storage.soft_store import DEFAULT_STEPS, MAX_STEPS, Keep, level_of
 from teacher import Teacher
-from teacher.inference import Precision
 from teacher.networks.prediction import Fusion
+from teacher.precision import Precision
 
 
 class CalibrateSettings(ChoiceRule):

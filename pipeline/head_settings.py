@@ -10,7 +10,7 @@ from storage.layouts import Layout
 from storage.schema import Ids
 from teacher import Teacher
 from teacher.foreign.scale_head import DEFAULT_CHANNELS, MAX_CHANNELS
-from teacher.inference import Precision
+from teacher.precision import Precision
 
 
 class FitAttentionSettings(Settings):

@@ -19,7 +19,7 @@ from storage.object_io import file_digest
 from storage.schema import Ids, load_schema
 from storage.workspace import write_atomically
 from teacher import load_teacher
-from teacher.inference import Precision
+from teacher.precision import Precision
 
 SCORES_RULE = 2
 """Version of the way scores are computed; raised when the same pixels would give other figures."""

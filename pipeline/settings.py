@@ -36,8 +36,8 @@ from storage.shard import Shard
 from storage.soft_store import DEFAULT_STEPS, MAX_STEPS, Keep
 from storage.workspace import write_atomically
 from teacher.fusion import check_scales
-from teacher.inference import Precision
 from teacher.networks.prediction import Fusion
+from teacher.precision import Precision
 
 
 class Settings(BaseModel):

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pipeline.calibrate_settings import CalibrateSettings
     from pipeline.settings import LabelSettings
     from teacher import Teacher
-    from teacher.inference import Precision
     from teacher.networks.prediction import Fusion
+    from teacher.precision import Precision
 
 
 class Source(Protocol):

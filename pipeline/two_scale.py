@@ -12,10 +12,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from teacher.fusion import TrainingPrediction, single_scale_forward, training_forward
-from teacher.inference import Precision
 from teacher.networks.prediction import ScalePrediction
 from teacher.networks.registry import NetworkSpec
 from teacher.normalisation import normalise
+from teacher.precision import Precision
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

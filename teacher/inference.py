@@ -5,10 +5,8 @@ Reads no images and writes no labels. Memory is bounded by the caller, who choos
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, Self, get_args
+from typing import Self, get_args
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -24,14 +22,12 @@ from teacher.network_predictor import NetworkPredictor, network_digest
 from teacher.networks.prediction import Fusion
 from teacher.networks.registry import NetworkSpec
 from teacher.others import without_others
+from teacher.precision import HALVES, Precision
 from teacher.predictor import Predictor
 from teacher.scale_weights import scale_weights
-from teacher.transfer import Transfers, UploadsAhead, check_images
+from teacher.transfer import Image, Transfers, UploadsAhead, check_images
 
-Precision = Literal["fp32", "bf16", "fp16"]
-Image = npt.NDArray[np.uint8]
-
-_HALVES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+__all__ = ["Precision", "Teacher"]
 
 
 class Teacher:
@@ -95,7 +91,7 @@ class Teacher:
         if len(schema) != spec.num_classes:
             raise SettingsError(f"schema {schema.name!r} has {len(schema)} classes, the network {spec.num_classes}")
         digest = network_digest(network, spec)
-        half = _HALVES.get(precision)
+        half = HALVES.get(precision)
         where = find_device(device)
         predictor = NetworkPredictor(network, spec, where, half, compiled=compiled, take_over=take_over)
         return cls(predictor, schema, digest, precision, trained_on)

@@ -14,8 +14,9 @@ from storage.errors import MissingFileError, SettingsError
 from storage.schema import ClassSchema, load_schema
 from teacher.checkpoint import checkpoint_of, is_own
 from teacher.device import find_device
-from teacher.inference import Precision, Teacher
+from teacher.inference import Teacher
 from teacher.networks.registry import NetworkSpec, build_network, default_spec, network_names
+from teacher.precision import Precision
 from teacher.references import FORMS, Reference
 from teacher.weights import StateDict, load_strictly, read_content, state_dict_of
 

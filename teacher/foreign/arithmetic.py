@@ -6,9 +6,7 @@ from collections.abc import Iterator
 import torch
 
 from teacher.execution import exact
-from teacher.foreign.contract import Precision
-
-_HALVES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+from teacher.precision import HALVES, Precision
 
 
 @contextlib.contextmanager
@@ -19,7 +17,7 @@ def in_precision(device: torch.device, precision: Precision) -> Iterator[None]:
         device: on which it is run.
         precision: fp32, bf16 or fp16.
     """
-    half = _HALVES.get(precision)
+    half = HALVES.get(precision)
     autocast = torch.autocast(device.type, half, enabled=half is not None, cache_enabled=False)
     with torch.inference_mode(), exact(device), autocast:
         yield

@@ -4,13 +4,14 @@ Nothing here computes or reads.
 """
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from teacher.precision import Precision
+
 Colours = tuple[float, float, float]
-Precision = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from storage.errors import AutocoarseError, CheckpointError
-from teacher.foreign.contract import Precision
 from teacher.foreign.hf_files import CONFIG, Config, labels_of, read_json, shown, weight_files
 from teacher.foreign.hf_source import Source, library
+from teacher.precision import DTYPES, Precision
 from teacher.weights import StateDict, list_some, read_content
-
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _OTHER_WORK = {"detr", "videomt"}
 """Of the types that transformers counts as semantic or universal: boxes with masks, and video."""

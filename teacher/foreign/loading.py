@@ -21,8 +21,9 @@ from teacher.ensemble import EnsemblePredictor
 from teacher.foreign.contract import ForeignModel, ModelSettings
 from teacher.foreign.own_model import OwnModel
 from teacher.foreign.predictor import ForeignPredictor, Grouping
-from teacher.inference import Precision, Teacher
+from teacher.inference import Teacher
 from teacher.network_predictor import NetworkPredictor
+from teacher.precision import Precision
 from teacher.references import Reference
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from storage.errors import CheckpointError, ImageError
 from teacher.foreign.arithmetic import in_precision
-from teacher.foreign.contract import Precision
 from teacher.foreign.program_file import Program
 from teacher.foreign.program_steps import Step
 from teacher.foreign.program_values import Name, OwnDevice
+from teacher.precision import Precision
 
 
 class ProgramRun:

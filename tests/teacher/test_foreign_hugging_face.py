@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from storage.errors import ImageError, SettingsError
-from teacher.foreign.contract import ForeignModel, ModelSettings, Precision
+from teacher.foreign.contract import ForeignModel, ModelSettings
 from teacher.foreign.hf_processing import Processing
 from teacher.foreign.hf_shapes import InputShape, Region, cut_map
 from teacher.foreign.hugging_face import HuggingFaceModel, open_hugging_face
+from teacher.precision import Precision
 from tests.teacher import hugging_face_models as models
 from tests.teacher.hugging_face_models import NAMES, Made, noise, run_pipeline, save_model
 
