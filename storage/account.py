@@ -27,23 +27,23 @@ class ByteAccount:
         self._used = 0
         self._rows = 0
         self._granted = 0
-        self._watched: dict[Path, int] = {}
+        self._ledger: Path | None = None
+        self._ledger_bytes = 0
         self._lock = threading.Lock()
 
     @property
     def used(self) -> int:
         """Bytes that are there or reserved."""
         with self._lock:
-            return self._used + self._rows * LEDGER_ROW + sum(self._watched.values())
+            return self._taken()
 
     @property
     def room(self) -> int | None:
         """Bytes that may still be reserved or granted; None: nobody limits them."""
         if self.limit is None:
             return None
-        used = self.used
         with self._lock:
-            return max(0, self.limit - used - self._granted - MARGIN)
+            return max(0, self.limit - self._taken() - self._granted - MARGIN)
 
     def grant(self, count: int) -> None:
         """Promise bytes to another process, which keeps an account of its own of them.
@@ -52,7 +52,7 @@ class ByteAccount:
             BudgetError: there is no room for them; nothing is granted.
         """
         with self._lock:
-            used = self._used + self._rows * LEDGER_ROW + sum(self._watched.values()) + self._granted
+            used = self._taken() + self._granted
             if self.limit is not None and used + count + MARGIN > self.limit:
                 raise BudgetError(f"the budget of {_kb(self.limit)} has no room for {_kb(count)} more")
             self._granted += count
@@ -73,14 +73,14 @@ class ByteAccount:
     def recount(self, used: int) -> None:
         """Begin anew from what was measured: bytes of all files, the ledger's among them; grants stay."""
         with self._lock:
-            self._watched = {path: _size(path) for path in self._watched}
-            self._used, self._rows = used - sum(self._watched.values()), 0
+            self._measure()
+            self._used, self._rows = used - self._ledger_bytes, 0
 
     @property
     def ledger_bytes(self) -> int:
         """Bytes of the ledger, when it was last measured."""
         with self._lock:
-            return sum(self._watched.values())
+            return self._ledger_bytes
 
     def open(self, used: int, ledger: Path, *, to_write: bool = True) -> None:
         """Say what is there already.
@@ -94,8 +94,9 @@ class ByteAccount:
             BudgetError: that leaves no room for what is to be written.
         """
         with self._lock:
-            self._watched = {ledger: _size(ledger)}
-            self._used = used - self._watched[ledger]
+            self._ledger = ledger
+            self._measure()
+            self._used = used - self._ledger_bytes
         if not to_write:
             self.limit = None  # a run that is finished may be looked at with any budget
         if self.limit is not None and used + MARGIN > self.limit:
@@ -118,11 +119,10 @@ class ByteAccount:
         """
         margin = 0 if from_margin else MARGIN
         with self._lock:
-            used = self._used + (self._rows + rows) * LEDGER_ROW + sum(self._watched.values()) + count
-            more = count + rows * LEDGER_ROW
-            if self.limit is not None and more > 0 and used + self._granted + margin > self.limit:
+            used, more = self._taken(), count + rows * LEDGER_ROW
+            if self.limit is not None and more > 0 and used + more + self._granted + margin > self.limit:
                 raise BudgetError(
-                    f"the budget of {_kb(self.limit)} is used up: the run's files take {_kb(used - more)}, "
+                    f"the budget of {_kb(self.limit)} is used up: the run's files take {_kb(used)}, "
                     f"{_kb(MARGIN)} are kept free for the ledger, and what is next would take {_kb(more)}"
                 )
             self._used += count
@@ -136,14 +136,17 @@ class ByteAccount:
         """
         with self._lock:
             self._rows -= rows
-            self._watched = {path: _size(path) for path in self._watched}
+            self._measure()
 
+    def _taken(self) -> int:
+        """Bytes that are there or reserved; the lock is held, as for what follows."""
+        return self._used + self._rows * LEDGER_ROW + self._ledger_bytes
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+    def _measure(self) -> None:
+        try:
+            self._ledger_bytes = 0 if self._ledger is None else self._ledger.stat().st_size
+        except FileNotFoundError:
+            self._ledger_bytes = 0
 
 
 def _kb(count: int) -> str:
