@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
@@ -175,9 +176,9 @@ def file_info(path: Path) -> FileInfo:
     store = filesystem(path)
     if hasattr(store, "call_s3"):  # `info` lists what is not there as well, to see whether it is a folder
         bucket, _, key = location(path).partition("/")
-        look = lambda: store.call_s3("head_object", Bucket=bucket, Key=key)  # noqa: E731 - one of two
+        look = partial(store.call_s3, "head_object", Bucket=bucket, Key=key)
     else:
-        look = lambda: store.info(location(path))  # noqa: E731
+        look = partial(store.info, location(path))
     facts = patiently("cannot look at", path, look)
     if facts.get("type") == "directory":
         raise MissingFileError(f"{path_text(path)}: there is no such object")

@@ -1,6 +1,7 @@
 """A walk over the objects of a store, page by page: neither the whole listing nor a stale one is ever in memory."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +58,8 @@ def _walk_s3(store: Any, root: Path) -> Iterator[tuple[str, dict[str, Any]]]:  #
     prefix = f"{key}/" if key else ""
     more: dict[str, str] = {}
     while True:
-        page = patiently(
-            "cannot list",
-            root,
-            lambda more=more: store.call_s3(  # type: ignore[misc] # bound at once, called before the next round
-                "list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=PAGE, **more
-            ),
-        )
+        ask = partial(store.call_s3, "list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=PAGE, **more)
+        page = patiently("cannot list", root, ask)
         for facts in page.get("Contents", ()):
             if not facts["Key"].endswith("/"):  # a folder that a console has made
                 yield facts["Key"].removeprefix(prefix), facts
@@ -79,7 +75,7 @@ def _walk_folders(store: Any, root: Path) -> Iterator[tuple[str, dict[str, Any]]
     while folders:
         folder = folders.pop()
         try:
-            found = patiently("cannot list", root, lambda folder=folder: store.ls(folder, detail=True))  # type: ignore[misc] # as above
+            found = patiently("cannot list", root, partial(store.ls, folder, detail=True))
         except FileNotFoundError:
             continue
         by_name = sorted(found, key=lambda facts: str(facts["name"]))
