@@ -12,6 +12,8 @@ from tqdm import tqdm
 _PLAIN_LINE_SECONDS = 10.0
 """Without a terminal (a log file, a batch system) a plain line appears at most this often."""
 
+_SHOWN_FAILURES = 20
+
 
 class Console:
     """Where a command's words go: stdout, or stderr where stdout is kept for JSON."""
@@ -88,28 +90,23 @@ class Progress:
 
 
 class Failures:
-    """The reasons of what failed: the first as they come, and on leaving how many there are more; to stderr.
+    """The reasons of what failed: the first as they come, and on leaving how many there are more; to stderr."""
 
-    Args:
-        what: the word before each.
-        shown: how many are shown.
-    """
-
-    def __init__(self, what: str = "failed", shown: int = 20) -> None:
-        self._what, self._shown, self._count = what, shown, 0
+    def __init__(self) -> None:
+        self._count = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._count > self._shown:
-            click.echo(f"{self._what}: {self._count - self._shown} more", err=True)
+        if self._count > _SHOWN_FAILURES:
+            click.echo(f"failed: {self._count - _SHOWN_FAILURES} more", err=True)
 
     def add(self, reason: str) -> None:
         """Count one, and show it where it is among the first."""
         self._count += 1
-        if self._count <= self._shown:
-            click.echo(f"{self._what}: {reason}", err=True)
+        if self._count <= _SHOWN_FAILURES:
+            click.echo(f"failed: {reason}", err=True)
 
 
 class Stages:

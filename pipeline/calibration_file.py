@@ -1,6 +1,6 @@
 """calibration.json: what a teacher's confidence was worth on held-out labels, and the thresholds chosen by it.
 
-The counts are in the file, so that every figure can be had from it at every threshold. Making it is in `calibration`.
+The counts are in the file, so that every figure can be had from it at every threshold. Making it is in `calibrating`.
 """
 
 import json

@@ -25,15 +25,16 @@ from storage.layouts import Item
 from storage.ledger import Entry
 
 SHARD_SECONDS = 5.0
-"""That a shard should take, of few workers."""
+"""That a shard should take, of few workers; of many, who would ask too often, longer."""
 
 _SHARDS_A_SECOND = 8
 """That the driver should have to see to: each takes some 7 ms of a core, with dask's own part."""
 
 _LONGEST_SHARD = 60.0
+"""Seconds that a shard should take at most, of however many."""
 
 _GRACE_SECONDS = 20.0
-"""The same where all workers that are there are refused: others may be starting."""
+"""How long it is waited where all workers that are there are refused: others may be starting."""
 
 _WATCH_SECONDS = 1.0
 _END_SECONDS = 15.0

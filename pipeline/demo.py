@@ -32,9 +32,6 @@ from storage.layouts import list_labels
 from storage.schema import load_schema
 from storage.workspace import write_atomically
 
-STUDENTS = ("fine", "fine + coarse", "fine + auto")
-"""The label sets that a student is trained on, each with the same steps, seed and network."""
-
 _SHOWN = 4
 """Rows of the picture."""
 
@@ -135,7 +132,7 @@ class DemoResult:
     soft: SizeEstimate
     """What soft labels of the same images would take."""
     students: dict[str, Scores]
-    """By label set, on held-out scenes."""
+    """By label set, on held-out scenes; all trained with the same steps, seed and network."""
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:

@@ -85,11 +85,8 @@ def _views(
         mean = torch.full_like(prediction.logits[:, :1], 1 / (number + 1))
         average.append(prediction._replace(attention=mean))
         attended.append(prediction._replace(attention=head(prediction.logits, number)))
-    return {
-        "single": [prediction for prediction, (_, scale) in zip(bare, scales, strict=True) if scale == 1],
-        "average": average,
-        "attention": attended,
-    }
+    single = [prediction for prediction, (_, scale) in zip(bare, scales, strict=True) if scale == 1]
+    return dict(zip(FUSIONS, (single, average, attended), strict=True))
 
 
 def _label(view: View, size: tuple[int, int], schema: ClassSchema) -> LabelMap:

@@ -13,7 +13,7 @@ Counts = npt.NDArray[np.int64]
 Shares = npt.NDArray[np.float64]
 
 LEVEL = 0.95
-"""Of an interval, unless said otherwise: two-sided."""
+"""Of every interval, two-sided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +66,13 @@ class RatioSums:
         with np.errstate(invalid="ignore"):
             return np.nan_to_num(self.whole.astype(np.float64) ** 2 / self.whole_squared)
 
-    def interval(self, level: float = LEVEL) -> tuple[Shares, Shares]:
-        """Bounds of the share that a set of images like these has.
+    def interval(self) -> tuple[Shares, Shares]:
+        """Bounds of the share that a set of images like these has, by a two-sided interval of `LEVEL`.
 
         The variance of a ratio of sums over images says how many independent draws the images were worth; with that
         number Wilson's interval is taken, corrected for few images by Student's distribution, whose degrees of freedom
         are those of `effective_images`. Where all are right, or none, the variance says nothing, and they are worth as
         many draws as that.
-
-        Args:
-            level: of the two-sided interval, in (0, 1).
 
         Returns:
             Lower and upper bounds in [0, 1]; NaN where the whole is nothing, 0 and 1 where one image holds all of it.
@@ -86,7 +83,7 @@ class RatioSums:
         from scipy.special import ndtri, stdtrit  # not needed where a calibration's thresholds are only read
 
         share, images, effective = self.share(), self.images.astype(np.float64), self.effective_images()
-        quantile = float(ndtri(0.5 + level / 2))
+        quantile = float(ndtri(0.5 + LEVEL / 2))
         with np.errstate(invalid="ignore", divide="ignore"):
             spread = self.part_squared - 2 * share * self.product + share**2 * self.whole_squared
             variance = images / (images - 1) * np.maximum(spread, 0) / self.whole.astype(np.float64) ** 2
@@ -94,7 +91,7 @@ class RatioSums:
             degenerate = ~((share > 0) & (share < 1)) | ~np.isfinite(draws)
             draws = np.where(degenerate, effective, np.minimum(draws, self.whole))
             # a single image leaves no degree of freedom, and is worth nothing
-            draws = np.nan_to_num(draws * (quantile / stdtrit(effective - 1, 0.5 + level / 2)) ** 2)
+            draws = np.nan_to_num(draws * (quantile / stdtrit(effective - 1, 0.5 + LEVEL / 2)) ** 2)
         centre = (share * draws + quantile**2 / 2) / (draws + quantile**2)
         reach = quantile * np.sqrt(draws * share * (1 - share) + quantile**2 / 4) / (draws + quantile**2)
         low, high = np.clip(centre - reach, 0, 1), np.clip(centre + reach, 0, 1)

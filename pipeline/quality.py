@@ -1,6 +1,6 @@
 """What is known of labels' quality, class by class: one form for all that measures it and all that asks for it.
 
-Measured by `calibration` (against held-out fine labels) and by `audit` (against the set's own coarse labels).
+Measured by `calibrating` (against held-out fine labels) and by `audit` (against the set's own coarse labels).
 """
 
 from dataclasses import dataclass

@@ -167,15 +167,14 @@ def save_head(path: Path, head: ScaleHead, record: HeadRecord) -> None:
     write_atomically(path, safetensors.torch.save(weights, metadata={"autocoarse": said}))
 
 
-def load_head(path: Path, device: torch.device | str = "cpu") -> ScaleHead:
+def load_head(path: Path) -> ScaleHead:
     """Read and check a head that `save_head` wrote; nothing in the file is run.
 
     Args:
         path: the file.
-        device: where it goes.
 
     Returns:
-        The head, ready to be used, with its record.
+        The head on the CPU, ready to be used, with its record.
 
     Raises:
         MissingFileError: there is no such file.
@@ -199,7 +198,7 @@ def load_head(path: Path, device: torch.device | str = "cpu") -> ScaleHead:
         raise CheckpointError(f"{path}: holds weights that are no numbers; it is damaged, fit it anew")
     load_strictly(head, weights, str(path))
     head.record = _record(said.get("record"), path)
-    return head.to(device).eval().requires_grad_(requires_grad=False)
+    return head.eval().requires_grad_(requires_grad=False)
 
 
 def _said(metadata: Mapping[str, str] | None, path: Path) -> dict[str, Any]:

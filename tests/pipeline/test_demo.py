@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.demo import STUDENTS, DemoSettings, run_demo
+from pipeline.demo import DemoSettings, run_demo
 from pipeline.evaluation import evaluate_labels
 from storage.errors import ForeignSettingsError, SettingsError, WorkspaceError
 from storage.schema import load_schema
@@ -31,7 +31,7 @@ def test_the_demo_reports_what_its_files_hold_and_goes_on_where_it_was(tmp_path:
     progress = list(run_demo(settings))
     result = progress[-1].result
     assert result is not None
-    assert tuple(result.students) == STUDENTS
+    assert tuple(result.students) == ("fine", "fine + coarse", "fine + auto")
     assert result.labels == 5
     assert result.label_bytes == sum(p.stat().st_size for p in (tmp_path / "auto/labels").rglob("*.png"))
     *_, judged = evaluate_labels(tmp_path / "auto", tmp_path / "scenes/labels_fine/train_extra", load_schema("scenes"))
