@@ -86,7 +86,9 @@ def _taps(length: int, target_length: int, device: torch.device) -> tuple[Tensor
     below = np.minimum(at.astype(np.int64), length - 1)
     above = np.minimum(below + 1, length - 1)
     part = (at - below.astype(np.float32)).clip(0, 1)
-    return table(below, device), table(above, device), table(part, device)
+    # kept for later: who asks first may be in inference mode, and the next one may train, which takes no such tensors
+    with torch.inference_mode(mode=False):
+        return table(below, device), table(above, device), table(part, device)
 
 
 @dataclass(frozen=True, slots=True)

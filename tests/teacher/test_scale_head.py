@@ -1,5 +1,6 @@
 """The scale head for a frozen teacher: what it gives, what its file holds, and files that are not to be believed."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +61,19 @@ def test_the_joint_logits_lie_between_those_of_the_scales(seed: int) -> None:
     slack = 1e-4
     assert (joint >= said.amin(0)[:, None, None] - slack).all()
     assert (joint <= said.amax(0)[:, None, None] + slack).all()
+
+
+def test_scales_are_joined_with_gradients_after_they_were_joined_without() -> None:
+    """What one joining of scales without gradients has kept is of use to the next one, with gradients."""
+    size, head = (11, 23), random_head(seed=0)
+    scaled = size_at_scale(size, 0.5)
+    one, half = random_logits(3, (5, 11), 0), random_logits(3, (3, 6), 1)
+    for context in (torch.inference_mode(), contextlib.nullcontext()):
+        with context:
+            view = [ScaledPrediction(one, None, size), ScaledPrediction(half, head(half, 1), scaled)]
+            joint = joint_logits([view], size)[0]
+    joint.sum().backward()
+    assert all(weight.grad is not None for weight in head.parameters())
 
 
 @pytest.mark.parametrize("larger", [1, 2, 3])
