@@ -17,6 +17,7 @@ from teacher.foreign.contract import Colours, ModelSettings
 from teacher.foreign.image_form import ImageForm
 from teacher.foreign.notes import MAX_OUTPUTS, Notes, Outputs
 from teacher.networks.registry import IMAGENET_MEAN, IMAGENET_STD
+from teacher.normalisation import shift_and_scale
 
 _VERSION = 1
 """Of what this module makes of a file, part of the digest."""
@@ -84,10 +85,10 @@ class FileModel:
         self._std: Colours = how.std or notes.std or IMAGENET_STD
         with torch.inference_mode():
             probed = self._probe()
-        self._labels = probed.shape[1]
+        self._label_count = probed.shape[1]
         self._outputs: Outputs = notes.outputs or ("probabilities" if _are_probabilities(probed) else "logits")
-        if self.labels is not None and len(self.labels) != self._labels:
-            told = f"{where} has {self._labels} outputs, and {len(self.labels)} labels are named"
+        if self.labels is not None and len(self.labels) != self._label_count:
+            told = f"{where} has {self._label_count} outputs, and {len(self.labels)} labels are named"
             if how.labels is not None:
                 raise SettingsError(f"{told}: name all of them, in their order")
             raise CheckpointError(f"{told} in it; the file is damaged, or was changed: say labels in a description")
@@ -118,9 +119,9 @@ class FileModel:
             if wanted != size:
                 images = functional.interpolate(images, size=wanted, mode="bilinear", antialias=True)
             scores = self._scores(images)
-            if scores.shape[1] != self._labels:
+            if scores.shape[1] != self._label_count:
                 raise CheckpointError(
-                    f"{self._where} gave {self._labels} outputs before, and {scores.shape[1]} for images of "
+                    f"{self._where} gave {self._label_count} outputs before, and {scores.shape[1]} for images of "
                     f"{wanted[1]}x{wanted[0]}: it is no network of segmentation"
                 )
             if self._outputs == "probabilities":
@@ -129,8 +130,7 @@ class FileModel:
 
     def _scores(self, images: Tensor) -> Tensor:
         """The file's own output, float32, checked."""
-        mean, std = (torch.tensor(each, device=images.device).view(1, 3, 1, 1) for each in (self._mean, self._std))
-        normalised = (images - mean).div_(std)
+        normalised = shift_and_scale(images.clone(), self._mean, self._std)
         parts = torch.split(normalised, 1) if self._form.single else (normalised,)
         made = [self._run(part) for part in parts]
         for scores, part in zip(made, parts, strict=True):
@@ -184,7 +184,7 @@ class FileModel:
             return "as asked" if asked is not None else ("as the file says" if noted is not None else "of ImageNet")
 
         known = {
-            "labels": str(self._labels),
+            "labels": str(self._label_count),
             "outputs": f"{self._outputs}, {'as the file says' if notes.outputs else 'as a run on noise showed'}",
             "sizes": str(self._form) + (", one image at a time" if self._form.single else ""),
             "mean": f"{_numbers(self._mean)}, {source(self._how.mean, notes.mean)}",

@@ -12,19 +12,19 @@ from pathlib import Path
 from types import ModuleType
 
 from storage.errors import MissingFileError, SettingsError
-from teacher.foreign.hf_files import shown, weight_files
+from teacher.foreign.hf_files import COMBINED, CONFIG, INDEX, PROCESSOR, WEIGHTS, shown, weight_files
 
-FETCHED = (
-    "config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
+_FETCHED = (
+    CONFIG,
+    PROCESSOR,
+    COMBINED,
     "tokenizer.json",
     "vocab.json",
     "merges.txt",
     "README.md",
-    "model.safetensors",
+    WEIGHTS,
     "model-*.safetensors",
-    "model.safetensors.index.json",
+    INDEX,
 )
 """Of a repository, all that is ever fetched: no code, no pickles, no weights in other precisions."""
 _NAMED = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?)(@(?P<revision>.*))?")
@@ -90,13 +90,13 @@ def _fetched(name: str, revision: str) -> Path:
     with _without_bars(hub):
         try:
             cached = Path(hub.snapshot_download(name, revision=revision, local_files_only=True))
-            if (cached / "config.json").is_file():
+            if (cached / CONFIG).is_file():
                 weight_files(cached)
                 return cached
         except (OSError, ValueError):
             pass  # nothing in the cache, or not all of it
         try:
-            return Path(hub.snapshot_download(name, revision=revision, allow_patterns=list(FETCHED)))
+            return Path(hub.snapshot_download(name, revision=revision, allow_patterns=list(_FETCHED)))
         except Exception as error:  # networks fail in many ways, and the hub's client adds its own
             reason = shown(error)
             raise MissingFileError(

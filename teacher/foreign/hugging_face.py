@@ -153,7 +153,7 @@ class HuggingFaceModel:
             scores = self._mask_scores(output, prepared, images.shape[-2:])
             scores = (scores / scores.sum(1, keepdim=True).clamp_min(_LEAST_SUM) + LEAST_SHARE).log()
         expected = (len(images), self._network.outputs)
-        if scores.ndim != len(images.shape) or tuple(scores.shape[:2]) != expected:
+        if scores.ndim != 4 or tuple(scores.shape[:2]) != expected:
             raise CheckpointError(
                 f"{self._source.name} gives {tuple(scores.shape)}, expected {expected[1]} outputs for each of "
                 f"{expected[0]} images, as {CONFIG} says"

@@ -87,7 +87,7 @@ def _of_model(table: ModelTable, classes: Mapping[str, str] | None, wish: Wish, 
     assert reference is not None, "asked before"
     device = find_device(wish.device)
     how = ModelSettings(device, wish.precision, table.labels, table.mean, table.std, table.native)
-    return _in_classes(open_model(reference, how), table, classes, wish, where, device, {})
+    return _in_classes(open_model(reference, how), table, classes, wish, where, device)
 
 
 def open_model(reference: Reference, how: ModelSettings) -> ForeignModel:
@@ -138,7 +138,7 @@ def _of_own(table: ModelTable, found: Description, wish: Wish, where: str) -> Te
             f"{own.predictor.fusion}"
         )
     model = OwnModel(own.predictor, own.schema.names, own.digest)
-    return _in_classes(model, table, found.classes, wish, where, own.device, own.trained_on, own)
+    return _in_classes(model, table, found.classes, wish, where, own.device, own)
 
 
 def _in_classes(
@@ -148,7 +148,6 @@ def _in_classes(
     wish: Wish,
     where: str,
     device: torch.device,
-    trained_on: Mapping[str, str],
     own: Teacher | None = None,
 ) -> Teacher:
     """A model's labels as the classes of a schema, and its scales by the attention that was fitted to it."""
@@ -183,6 +182,7 @@ def _in_classes(
             digest = own.digest
         if own.fusion() == "hierarchical":
             remarks += ("its own scale attention is left out",)
+    trained_on = {} if own is None else own.trained_on
     head = None if table.attention is None else _head(Path(table.attention), digest, where)
     predictor = ForeignPredictor(model, Grouping(targets, len(schema)), device, head, remarks)
     if head is not None:

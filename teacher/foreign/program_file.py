@@ -88,12 +88,8 @@ def _check_version(version: object, where: str) -> None:
 def _only_program(archive: Archive) -> str:
     names = [name.removeprefix("models/").removesuffix(".json") for name in archive.names("models/")]
     if len(names) != 1:
-        compiled = " It holds compiled code, which is not run" if archive.names("data/aotinductor/") else ""
-        raise CheckpointError(
-            f"{archive.path} holds {len(names)} exported programs, expected one.{compiled}; {_ADVICE}".replace(
-                ".;", ";"
-            )
-        )
+        compiled = " (it holds compiled code, which is not run)" if archive.names("data/aotinductor/") else ""
+        raise CheckpointError(f"{archive.path} holds {len(names)} exported programs, expected one{compiled}; {_ADVICE}")
     return names[0]
 
 
