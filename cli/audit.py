@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.console import Console, Stages
+from cli.console import Console, Stages, percent
 from cli.gate_view import gate_option, judge_by_gate, stop_at_gate
 from cli.options import FOLDER, OUT_FILE, ids_option, json_option, layout_option, settings_option
 
@@ -116,11 +116,6 @@ def show_audit(found: "Audit", console: Console) -> None:
     console.say("what this does not say:")
     for text in found.bias:
         console.say(f"- {text}")
-
-
-def percent(share: float | None) -> str:
-    """A share for people."""
-    return "-" if share is None else f"{share:.1%}"
 
 
 def _warn(found: "Audit", console: Console) -> None:

@@ -5,12 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.console import Console, Failures, Progress
+from cli.console import Console, Failures, Progress, percent
 from cli.exit_codes import ExitCode
 from cli.label_options import fusion_option
-from cli.option_types import Numbers
 from cli.options import (
-    FILE,
     FOLDER,
     OUT_FILE,
     device_option,
@@ -18,8 +16,11 @@ from cli.options import (
     json_option,
     layout_option,
     precision_option,
+    scales_option,
     settings_option,
+    teacher_classes_option,
     teacher_option,
+    weights_option,
 )
 
 if TYPE_CHECKING:
@@ -31,13 +32,13 @@ if TYPE_CHECKING:
 @click.command()
 @settings_option
 @teacher_option
-@click.option("--weights", type=FILE, help="Weights, where --teacher is a name.")
+@weights_option
 @click.option("--images", type=FOLDER, required=True, help="Held-out images, on which the teacher was not trained.")
 @click.option("--truth", type=FOLDER, required=True, help="Folder of their fine labels.")
-@click.option("--classes", help="Class schema: cityscapes, camvid, ... or a file; the teacher's own by default.")
+@teacher_classes_option
 @layout_option
 @ids_option
-@click.option("--scales", type=Numbers(), default="0.5,1,2", show_default=True, help="Must contain 1.")
+@scales_option
 @fusion_option
 @click.option("--flip", is_flag=True, help="Average with the mirror image: twice the time.")
 @precision_option
@@ -141,10 +142,6 @@ def _follow(run: "CalibrationRun") -> "CalibrationState":
     return state
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.1%}"
-
-
 def _target(calibration: "Calibration") -> tuple[str, float]:
     rule = calibration.rule
     if rule.target_precision is not None:
@@ -159,14 +156,14 @@ def _print_table(calibration: "Calibration", console: Console) -> None:
     head = f"{'class':{width}}  threshold  precision  (95 % interval)     coverage  images"
     console.say(f"{head}  {what} {target:g}")
     for choice, one in zip(calibration.choices, quality.classes, strict=True):
-        interval = f"({_percent(one.precision_low)} to {_percent(one.precision_high)})"
+        interval = f"({percent(one.precision_low)} to {percent(one.precision_high)})"
         console.say(
-            f"{one.name:{width}}  {choice.threshold:9.3g}  {_percent(one.precision):>9}  {interval:18}  "
-            f"{_percent(one.coverage):>8}  {one.images:6}  {choice.status}"
+            f"{one.name:{width}}  {choice.threshold:9.3g}  {percent(one.precision):>9}  {interval:18}  "
+            f"{percent(one.coverage):>8}  {one.images:6}  {choice.status}"
         )
     ece = "-" if calibration.ece is None else f"{calibration.ece:.4f}"
     console.say(
-        f"all: precision {_percent(quality.precision)}, coverage {_percent(quality.coverage)}, "
+        f"all: precision {percent(quality.precision)}, coverage {percent(quality.coverage)}, "
         f"{calibration.images} images; expected calibration error {ece}"
     )
 

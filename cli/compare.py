@@ -6,7 +6,7 @@ import click
 
 from cli.console import Console, Stages, human_seconds
 from cli.option_types import Names, Numbers
-from cli.options import FOLDER, OUT, ids_option, json_option, layout_option, settings_option
+from cli.options import FOLDER, OUT, classes_option, ids_option, json_option, layout_option, settings_option
 from cli.train_options import flags_win, recipe_options
 from cli.training_view import TrainingView
 
@@ -50,7 +50,7 @@ class LabelSets(Names):
 @click.option("--baseline", help="Set that gains are computed against.  [default: the first coarse one, or fine]")
 @click.option("--val-images", type=FOLDER, required=True, help="Images to evaluate the students on.")
 @click.option("--val-labels", type=FOLDER, required=True, help="Their labels.")
-@click.option("--classes", required=True, help="Class schema: cityscapes, camvid, ... or a file.")
+@classes_option
 @layout_option
 @ids_option
 @click.option("--seeds", type=int, default=3, show_default=True, help="Students of each set.")

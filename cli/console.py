@@ -148,6 +148,11 @@ class Stages:
         self._done = done
 
 
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share of 1 for people; - for None."""
+    return "-" if share is None else f"{share:.{digits}%}"
+
+
 def human_bytes(count: float) -> str:
     """A number of bytes for people, decimal units: 600 MB is 600,000,000."""
     for unit in ("B", "KB", "MB", "GB"):

@@ -8,8 +8,17 @@ import click
 
 from cli.console import Console, human_bytes
 from cli.label_options import fusion_option
-from cli.option_types import Numbers, PixelSize
-from cli.options import FILE, OUT, device_option, json_option, precision_option, settings_option
+from cli.option_types import PixelSize
+from cli.options import (
+    FILE,
+    OUT,
+    device_option,
+    json_option,
+    precision_option,
+    scales_option,
+    settings_option,
+    teacher_classes_option,
+)
 
 if TYPE_CHECKING:
     from pipeline.doctor import Examination, SizePlan
@@ -24,9 +33,9 @@ if TYPE_CHECKING:
     "--teacher", help="Network name (hrnet-ocr, whose weights are not needed here) or checkpoint: plan its memory."
 )
 @click.option("--weights", type=FILE, help="Weights, where --teacher is a name; they are read as `label` would.")
-@click.option("--classes", help="Class schema: cityscapes, camvid, ... or a file; the teacher's own by default.")
+@teacher_classes_option
 @click.option("--size", "sizes", type=PixelSize(), multiple=True, help="Size of the images; may be given repeatedly.")
-@click.option("--scales", type=Numbers(), default="0.5,1,2", show_default=True, help="Must contain 1.")
+@scales_option
 @fusion_option
 @click.option("--batch", type=int, default=1, show_default=True, help="Images of equal size labelled together.")
 @click.option("--flip", is_flag=True, help="With the mirror image.")

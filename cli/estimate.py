@@ -11,7 +11,7 @@ from cli.exit_codes import ExitCode
 from cli.folders import FOLDER_OR_URL, OUT_OR_URL
 from cli.label_options import labelling_options, refuse_two_thresholds
 from cli.option_types import ByteSize, PixelSize, SchemaOrCount
-from cli.options import FILE, FOLDER, device_option, ids_option, json_option, layout_option, settings_option
+from cli.options import FOLDER, device_option, ids_option, json_option, layout_option, settings_option, weights_option
 
 if TYPE_CHECKING:
     from pipeline.estimation import Estimate
@@ -58,7 +58,7 @@ _GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
     help="As of `label`: label a sample of --images and measure. Without it the bytes "
     "come from a model of label PNGs, within a factor of two or three.",
 )
-@click.option("--weights", type=FILE, help="Weights, where --teacher is a name.")
+@weights_option
 @layout_option
 @labelling_options
 @click.option("--sample", type=click.IntRange(min=2), default=20, show_default=True, help="Images that are labelled.")

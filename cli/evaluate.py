@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from cli.console import Console, Stages, human_bytes
+from cli.console import Console, Stages, human_bytes, percent
 from cli.label_options import fusion_option
-from cli.option_types import Numbers
 from cli.options import (
     FOLDER,
+    classes_option,
     device_option,
     ids_option,
     json_option,
     layout_option,
     precision_option,
+    scales_option,
     settings_option,
 )
 
@@ -32,13 +33,13 @@ if TYPE_CHECKING:
 @click.option("--labels", type=FOLDER, help="What label --out made, or a label folder. Or --checkpoint:")
 @click.option("--checkpoint", help="A teacher or student to judge, with --images: as `label --teacher`.")
 @click.option("--images", type=FOLDER, help="Images that the network labels.")
-@click.option("--scales", type=Numbers(), default="0.5,1,2", show_default=True, help="Must contain 1.")
+@scales_option
 @fusion_option
 @click.option("--allow-training-images", is_flag=True, help="Judge a network also on images it was trained on.")
 @device_option
 @precision_option
 @click.option("--truth", type=FOLDER, required=True, help="Folder of the true labels.")
-@click.option("--classes", required=True, help="Class schema: cityscapes, camvid, ... or a file.")
+@classes_option
 @layout_option
 @ids_option
 @click.option(
@@ -121,7 +122,7 @@ def _start(options: dict[str, Any]) -> "Iterator[EvaluationProgress]":
 
 
 def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.2%}"
+    return percent(share, digits=2)
 
 
 def _print_table(scores: "Scores", console: Console) -> None:

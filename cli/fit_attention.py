@@ -8,7 +8,6 @@ import click
 from cli.console import Console, Stages, human_bytes
 from cli.option_types import Numbers
 from cli.options import (
-    FILE,
     FOLDER,
     OUT,
     device_option,
@@ -17,6 +16,8 @@ from cli.options import (
     layout_option,
     precision_option,
     settings_option,
+    teacher_classes_option,
+    weights_option,
 )
 
 if TYPE_CHECKING:
@@ -28,12 +29,12 @@ _ROWS = {"single": "scale 1 alone", "average": "average", "attention": "attentio
 @click.command("fit-attention")
 @settings_option
 @click.option("--teacher", required=True, help="What `label --teacher` takes; it has no scale attention of its own.")
-@click.option("--weights", type=FILE, help="Weights, where --teacher is a network's name.")
+@weights_option
 @click.option("--images", type=FOLDER, required=True, help="Images to learn from, best some it was not trained on.")
 @click.option("--labels", type=FOLDER, required=True, help="Folder of their fine labels.")
 @click.option("--val-images", type=FOLDER, help="Images to judge it on.  [default: a fifth of --images is held out]")
 @click.option("--val-labels", type=FOLDER, help="Folder of their fine labels.")
-@click.option("--classes", help="Class schema: cityscapes, camvid, ... or a file; the teacher's own by default.")
+@teacher_classes_option
 @layout_option
 @ids_option
 @click.option("--scales", type=Numbers(), default="0.5,1,2", show_default=True, help="Two or more, 1 among them.")

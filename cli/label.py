@@ -8,12 +8,22 @@ import click
 
 from cli.audit import SURER, follow_audit, show_audit, summarise
 from cli.console import Console, Failures, Progress, human_bytes
-from cli.exit_codes import ExitCode
+from cli.exit_codes import ExitCode, stop_where_items_failed
 from cli.folders import FOLDER_OR_URL, OUT_OR_URL
 from cli.gate_view import gate_option, judge_by_gate, stop_at_gate
 from cli.label_options import labelling_options, refuse_two_thresholds
 from cli.option_types import ByteSize
-from cli.options import FILE, FOLDER, device_option, json_option, layout_option, settings_option, teacher_option
+from cli.options import (
+    FILE,
+    FOLDER,
+    device_option,
+    json_option,
+    layout_option,
+    settings_option,
+    teacher_classes_option,
+    teacher_option,
+    weights_option,
+)
 
 if TYPE_CHECKING:
     from pipeline.audit_file import Audit
@@ -28,8 +38,8 @@ _LOOK_SECONDS = 1.0
 @settings_option
 @click.option("--images", type=FOLDER_OR_URL, required=True, help="Folder of images, or a URL; labelled recursively.")
 @teacher_option
-@click.option("--weights", type=FILE, help="Weights, where --teacher is a name.")
-@click.option("--classes", help="Class schema: cityscapes, camvid, ... or a file; the teacher's own by default.")
+@weights_option
+@teacher_classes_option
 @layout_option
 @labelling_options
 @click.option("--palette", is_flag=True, help="Give the PNGs the class colours, for viewers; the values stay.")
@@ -98,9 +108,7 @@ def label(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validated
         raise SystemExit(ExitCode.BUDGET_OR_GATE)
     if failure is not None:
         stop_at_gate(failure, f"the labels stay; {SURER}")
-    if run.summary.failed:
-        everything = run.summary.failed == run.summary.total
-        raise SystemExit(ExitCode.FAILED if everything else ExitCode.SOME_ITEMS_FAILED)
+    stop_where_items_failed(run.summary.failed, run.summary.total)
 
 
 def _say_plan(run: "LabelRun", console: Console) -> None:

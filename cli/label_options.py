@@ -6,8 +6,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from cli.option_types import Numbers
-from cli.options import FILE, class_thresholds_option, png_option, precision_option
+from cli.options import FILE, class_thresholds_option, png_option, precision_option, scales_option
 
 fusion_option = click.option(
     "--fusion",
@@ -16,7 +15,7 @@ fusion_option = click.option(
 )
 
 _OPTIONS: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
-    click.option("--scales", type=Numbers(), default="0.5,1,2", show_default=True, help="Must contain 1."),
+    scales_option,
     fusion_option,
     click.option("--threshold", type=float, default=0.5, show_default=True, help="Keep where confidence > threshold."),
     class_thresholds_option(""),

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.console import Console, Failures, Progress, human_bytes
-from cli.exit_codes import ExitCode
+from cli.exit_codes import stop_where_items_failed
 from cli.option_types import Names, Numbers
-from cli.options import FOLDER, OUT, ids_option, json_option, layout_option, settings_option
+from cli.options import FOLDER, OUT, classes_option, ids_option, json_option, layout_option, settings_option
 
 if TYPE_CHECKING:
     from pipeline.merge import MergeCounts
@@ -53,7 +53,7 @@ class Border(Numbers):
     show_default=True,
     help="Pixels at the border where the teacher is not believed; the human's label stays as --policy says.",
 )
-@click.option("--classes", required=True, help="Class schema: cityscapes, camvid, ... or a file.")
+@classes_option
 @layout_option
 @ids_option
 @click.option("--out", type=OUT, required=True, help="Folder of the run; labels land in OUT/labels.")
@@ -76,9 +76,7 @@ def merge(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validated
                 if entry.status == "failed":
                     failures.add(entry.reason)
     _report(run, console, time.monotonic() - started)
-    if run.summary.failed:
-        everything = run.summary.failed == run.summary.total
-        raise SystemExit(ExitCode.FAILED if everything else ExitCode.SOME_ITEMS_FAILED)
+    stop_where_items_failed(run.summary.failed, run.summary.total)
 
 
 def _say_plan(run: "MergeRun", console: Console) -> None:

@@ -185,6 +185,12 @@ teacher_option = click.option(
     help="A checkpoint, a network's name (hrnet-ocr), a description (.toml), or a network of another library: "
     "hf:FOLDER, onnx:FILE, exported:FILE, python:MODULE:FACTORY.",
 )
+weights_option = click.option("--weights", type=FILE, help="Weights, where --teacher is a name.")
+classes_option = click.option("--classes", required=True, help="Class schema: cityscapes, camvid, ... or a file.")
+teacher_classes_option = click.option(
+    "--classes", help="Class schema: cityscapes, camvid, ... or a file; the teacher's own by default."
+)
+scales_option = click.option("--scales", type=Numbers(), default="0.5,1,2", show_default=True, help="Must contain 1.")
 precision_option = click.option(
     "--precision",
     type=click.Choice(["fp32", "bf16", "fp16"]),

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from cli.console import Console, Failures, Progress, human_bytes
-from cli.exit_codes import ExitCode
+from cli.exit_codes import stop_where_items_failed
 from cli.options import (
     FILE,
     FOLDER,
@@ -74,6 +74,4 @@ def rethreshold(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - val
             "out": str(options["out"]),
         }
     )
-    if summary.failed:
-        everything = summary.failed == summary.total
-        raise SystemExit(ExitCode.FAILED if everything else ExitCode.SOME_ITEMS_FAILED)
+    stop_where_items_failed(summary.failed, summary.total)

@@ -7,7 +7,7 @@ import click
 from cli.console import Console, Stages
 from cli.exit_codes import ExitCode
 from cli.option_types import Numbers
-from cli.options import FILE, FOLDER, OUT, ids_option, json_option, layout_option, settings_option
+from cli.options import FILE, FOLDER, OUT, classes_option, ids_option, json_option, layout_option, settings_option
 from cli.train_options import flags_win, recipe_options
 from cli.training_view import TrainingView
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--coarse-labels", type=FOLDER, help="Human labels of them: they stay, the teacher fills the rest.")
 @click.option("--val-images", type=FOLDER, required=True, help="Images that decide when to stop.")
 @click.option("--val-labels", type=FOLDER, required=True, help="Their labels.")
-@click.option("--classes", required=True, help="Class schema: cityscapes, camvid, ... or a file.")
+@classes_option
 @layout_option
 @ids_option
 @click.option("--teacher", type=FILE, help="First teacher, a checkpoint; trained on the fine labels without.")

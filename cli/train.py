@@ -7,7 +7,7 @@ import click
 from cli.console import Console, Stages
 from cli.gate_view import gate_option
 from cli.option_types import Numbers
-from cli.options import FOLDER, OUT, OUT_FILE, ids_option, json_option, layout_option, settings_option
+from cli.options import FOLDER, OUT, OUT_FILE, classes_option, ids_option, json_option, layout_option, settings_option
 from cli.train_options import flags_win, recipe_options
 from cli.training_view import TrainingView
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 )
 @click.option("--val-images", type=FOLDER, help="Images to evaluate the result on.")
 @click.option("--val-labels", type=FOLDER, help="Their labels.")
-@click.option("--classes", required=True, help="Class schema: cityscapes, camvid, ... or a file.")
+@classes_option
 @layout_option
 @ids_option
 @recipe_options
