@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from storage.errors import ImageError, SettingsError
+from teacher.folding import fold_batch_norms
 from teacher.memory_plan import ForwardMemory, LabelMemory, measure_forward
 from teacher.networks.prediction import ScalePrediction
 from teacher.networks.registry import NetworkSpec, build_network, default_spec
@@ -73,7 +74,7 @@ def test_a_known_peak_is_counted_exactly() -> None:
 )
 def test_measuring_leaves_no_trace_and_half_precision_takes_less(spec: NetworkSpec) -> None:
     """A measured network predicts as before, no random number is drawn, and bf16 takes clearly less than fp32."""
-    network = build_network(spec)
+    network = fold_batch_norms(build_network(spec).eval())
     predict = predict_with(network)
     image = torch.ones(1, 3, 64, 96)
     before, state = predict(image).logits, torch.get_rng_state()
@@ -86,7 +87,8 @@ def test_measuring_leaves_no_trace_and_half_precision_takes_less(spec: NetworkSp
 
 def test_the_full_teacher_is_measured_on_any_machine() -> None:
     """HRNet-OCR takes about a kilobyte a pixel, whatever the machine can hold."""
-    measured = measure_forward(predict_with(build_network(default_spec("hrnet-ocr", 19))), CPU)
+    network = fold_batch_norms(build_network(default_spec("hrnet-ocr", 19)).eval())
+    measured = measure_forward(predict_with(network), CPU)
     assert 500 < measured.per_pixel < 1500
     assert measured.fixed < 50e6
 
