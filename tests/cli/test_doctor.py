@@ -15,6 +15,8 @@ from pipeline.fitting import Work
 from pipeline.machine import CudaDevice, Processor
 from pipeline.step_down import Way
 from teacher.memory_plan import ForwardMemory, LabelMemory
+from teacher.networks import registry
+from teacher.networks.registry import NetworkSpec
 
 GB = 10**9
 
@@ -90,9 +92,11 @@ def test_batch_scales_and_precision_are_planned_with(tiny_teacher: Path) -> None
     assert peak("--precision", "bf16") != usual
 
 
-def test_a_named_network_needs_no_weights(machine: dict[str, Any]) -> None:
+def test_a_named_network_needs_no_weights(machine: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """The memory of HRNet-OCR is told without a file of weights; what is too large for this machine goes in tiles."""
-    machine["memory_bytes"] = (4 * GB, 4 * GB)
+    machine["memory_bytes"] = (2 * GB, 2 * GB)
+    narrow = {"width": 4, "modules": (1, 1, 1), "blocks": 1, "ocr_channels": 16}  # the full one takes long to measure
+    monkeypatch.setattr(registry, "default_spec", lambda name, classes: NetworkSpec(name, classes, **narrow))
     result = doctor("--teacher", "hrnet-ocr", "--size", "4096x2048", "--size", "320x240", "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert "4096x2048 is labelled in tiles of" in result.stdout
