@@ -14,6 +14,7 @@ from PIL import Image
 
 from storage.attention_maps import FULL, read_attention
 from storage.errors import LabelError, MissingFileError, WorkspaceError
+from storage.label_map import count_values
 from storage.label_png import read_label_values, read_provenance
 from storage.ledger import Ledger
 from storage.run_form import RunForm
@@ -182,7 +183,7 @@ def _histogram(
     values: npt.NDArray[np.uint8], names: tuple[str, ...] | None, *, known: bool
 ) -> tuple[dict[str, int], int | None]:
     """Pixels by class name or by value, and those ignored; `known`: the values are class indices or ignore."""
-    counts = np.bincount(values.ravel(), minlength=256).tolist()
+    counts = count_values(values).tolist()
     if not known:
         return {str(value): count for value, count in enumerate(counts) if count}, None
     ignored = counts[IGNORE]

@@ -15,7 +15,7 @@ from pipeline.report_form import Layer
 from pipeline.report_sources import ReportItem, Sources
 from pipeline.scores import count_pixels
 from storage.errors import LabelError
-from storage.label_map import LabelMap
+from storage.label_map import LabelMap, count_values
 from storage.label_png import read_label_png
 from storage.schema import IGNORE
 from storage.soft_store import NO_CONFIDENCE, Planes
@@ -79,7 +79,7 @@ class Measurer:
         own, truth = labels.get(self.sources.own), labels.get("truth")
         planes = self._planes(item, size, problems)
         counted = [layer for layer in labels if layer not in self.sources.runs and layer != "truth"]
-        codes = None if planes is None else np.bincount(planes[1].ravel(), minlength=NO_CONFIDENCE)[:NO_CONFIDENCE]
+        codes = None if planes is None else count_values(planes[1])[:NO_CONFIDENCE]
         against = None if own is None or truth is None else count_pixels(truth, own)
         return Measured(
             confidence=None if codes is None else self._mean(codes),

@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline.audit_file import read_audit
 from storage.errors import LayoutError, MissingFileError, SettingsError
+from storage.label_map import count_values
 from storage.layouts import pairing_key
 from storage.ledger import Entry, Ledger
 from storage.run_form import RunForm
@@ -132,7 +133,7 @@ def _least_confident(run: _Run, value: str) -> list[str]:
     def mean(key: str) -> float:
         entry = run.entries[key]
         codes = store.read(slots[key], (entry.height, entry.width))[1]
-        known = np.bincount(codes.ravel(), minlength=256)[:NO_CONFIDENCE]
+        known = count_values(codes)[:NO_CONFIDENCE]
         return float(known @ np.arange(NO_CONFIDENCE) / max(known.sum(), 1))
 
     kept = [key for key in run.entries if key in slots]
