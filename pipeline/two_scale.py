@@ -66,9 +66,8 @@ def _frozen_statistics(network: nn.Module) -> Iterator[None]:
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
-        if (
-            norm.num_batches_tracked is not None
-        ):  # the counter as well; torch's synchronised layer insists on having one
+        if norm.num_batches_tracked is not None:
+            # the counter as well; torch's synchronised layer insists on having one
             norm.num_batches_tracked = norm.num_batches_tracked.clone()
     try:
         yield
