@@ -59,7 +59,7 @@ def work(steps: Sequence[RoundsProgress]) -> list[tuple[int, str]]:
 
 def test_a_round_labels_trains_and_judges(data: Path) -> None:
     """The first teacher labels, the student learns from its labels, and both are judged as the files say."""
-    settings = settings_for(data, threshold=0.4)
+    settings = settings_for(data, threshold=0.5)
     result, steps = finished(settings)
     assert work(steps) == [(0, "train"), (0, "evaluate"), (1, "label"), (1, "train"), (1, "evaluate")]
     first, second = result.rounds
@@ -71,7 +71,7 @@ def test_a_round_labels_trains_and_judges(data: Path) -> None:
         teacher = load_teacher(one.checkpoint)
         *_, judged = evaluate_network(teacher, data / "val", data / "val_labels", (1.0,))
         assert judged.scores() == one.scores
-        *_, judged = evaluate_network(teacher, data / "val", data / "val_labels", (1.0,), threshold=0.4)
+        *_, judged = evaluate_network(teacher, data / "val", data / "val_labels", (1.0,), threshold=0.5)
         assert judged.scores() == one.labels
         assert one.labels.coverage < one.scores.coverage == 1
     written = json.loads((data / "out/rounds.json").read_text())
