@@ -12,6 +12,7 @@ from storage.label_map import LabelMap
 from storage.schema import ClassSchema
 from teacher import Teacher
 from teacher.decision import DecisionRule
+from teacher.execution import exact
 from teacher.foreign.scale_head import ScaleHead
 from teacher.fusion import ScaledPrediction, size_at_scale
 from teacher.joint_decision import decide_jointly
@@ -64,7 +65,7 @@ def judge_fusions(
     scores: dict[str, HeadScores] = {}
     for image in images:
         truth = LabelMap(image.truth().numpy(), len(teacher.schema))
-        with torch.inference_mode():
+        with torch.inference_mode(), exact(teacher.device):
             views = _views(head, image, teacher.device, fused)
             for name, view in views.items():
                 counts = count_pixels(truth, _label(view, image.size(), teacher.schema))

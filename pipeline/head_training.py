@@ -13,6 +13,7 @@ from pipeline.head_crops import Crop, fused_at, truth_at
 from pipeline.head_settings import FitAttentionSettings
 from pipeline.logit_cache import KeptImage
 from storage.schema import IGNORE
+from teacher.execution import exact
 from teacher.foreign.scale_head import ScaleHead
 
 DECAY = 0.01
@@ -55,8 +56,9 @@ def train_head(
             group["lr"] = settings.learning_rate * (1 + math.cos(math.pi * step / settings.steps)) / 2
         rng = np.random.default_rng((settings.seed, 1, step))
         chosen = [images[next(numbers)] for _ in range(settings.batch)]
-        loss = _loss(head, sharpness.exp(), chosen, settings, rng)
-        loss.backward()  # type: ignore[no-untyped-call] # has no types
+        with exact(device):
+            loss = batch_loss(head, sharpness.exp(), chosen, settings, rng)
+            loss.backward()  # type: ignore[no-untyped-call] # has no types
         torch.nn.utils.clip_grad_norm_(parameters, MAX_NORM)
         optimizer.step()
         optimizer.zero_grad()
@@ -71,20 +73,31 @@ def _endless(count: int, seed: int) -> Iterator[int]:
         yield from rng.permutation(count).tolist()
 
 
-def _loss(
+def batch_loss(
     head: ScaleHead,
     sharpness: Tensor,
     images: Sequence[KeptImage],
     settings: FitAttentionSettings,
     rng: np.random.Generator,
 ) -> Tensor:
-    """The mean over the labelled pixels of a crop of each image; 0 where there are none."""
+    """The cross entropy of a batch of crops, by which a head is trained.
+
+    Args:
+        head: that is trained.
+        sharpness: that the joint logits are multiplied by, a scalar on the head's device.
+        images: of each, one crop is looked at.
+        settings: how many scales there are, and how large a crop is.
+        rng: draws the crops.
+
+    Returns:
+        The mean over the labelled pixels; 0 where there are none.
+    """
     losses: list[Tensor] = []
-    pixels = 0
+    pixels: list[Tensor] = []
     for image in images:
         crop = Crop.draw(image.size(), settings.crop, rng)
         joint = fused_at(head, image, len(settings.scales), crop, sharpness.device)
         truth = truth_at(image, crop, joint)
         losses.append(functional.cross_entropy(sharpness * joint, truth, ignore_index=IGNORE, reduction="sum"))
-        pixels += int((truth != IGNORE).sum())
-    return torch.stack(losses).sum() / max(pixels, 1)
+        pixels.append((truth != IGNORE).sum())  # on the device, which is not waited for
+    return torch.stack(losses).sum() / torch.stack(pixels).sum().clamp(min=1)

@@ -179,10 +179,16 @@ def _current(device: torch.device) -> contextlib.AbstractContextManager[object]:
 
 @contextlib.contextmanager
 def exact(device: torch.device) -> Iterator[None]:
-    """Keep CUDA convolutions at the precision that was asked for, and the same from run to run."""
+    """Keep CUDA convolutions and products at the precision that was asked for, and the same from run to run."""
     if device.type != "cuda":
         yield
         return
-    # By default cuDNN rounds float32 convolutions to TF32, and may choose another algorithm each run.
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-        yield
+    # NVIDIA's containers ask torch by a variable of the environment to round the factors of float32 products to TF32.
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        # By default cuDNN rounds float32 convolutions to TF32, and may choose another algorithm each run.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

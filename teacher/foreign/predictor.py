@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from storage.errors import CheckpointError, SettingsError
+from teacher.execution import exact
 from teacher.foreign.contract import ForeignModel
 from teacher.fusion import scales_of, size_at_scale
 from teacher.late_fusion import View
@@ -129,7 +130,8 @@ class ForeignPredictor:
             return ScalePrediction(logits, weight, None)
 
         unit = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # a foreign model shifts and scales by itself
-        return predict_views(network, normalise(images, *unit), scales, fusion, flip=flip)
+        with exact(self.device):  # the fitted attention too
+            return predict_views(network, normalise(images, *unit), scales, fusion, flip=flip)
 
     def release(self) -> None:
         """Nothing is kept."""
