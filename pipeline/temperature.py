@@ -130,7 +130,7 @@ def sample_pixels(truth: LabelMap, number: int) -> npt.NDArray[np.int64]:
 def fit_samples(
     samples: Sequence[Sample],
     schema: ClassSchema,
-    predict: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]],
+    predict: Callable[[npt.NDArray[np.uint8], npt.NDArray[np.int64]], npt.NDArray[np.float32]],
     sums: TemperatureSums,
 ) -> Iterator[TemperatureSums]:
     """Look at images, one after the other; at most a few are in memory.
@@ -138,7 +138,7 @@ def fit_samples(
     Args:
         samples: all of them, also those that are in the sums already.
         schema: the classes.
-        predict: gives the joint logits of an image, (class, pixel).
+        predict: gives the joint logits of an image at places of the flattened image, (pixel, class).
         sums: of what was looked at already.
 
     Yields:
@@ -155,6 +155,6 @@ def fit_samples(
             image, truth = content
             places = sample_pixels(truth, sums.done)
             with suppress(ImageError):
-                looked_at = predict(image)[:, places].T, truth.values.reshape(-1)[places].astype(np.int64)
+                looked_at = predict(image, places), truth.values.reshape(-1)[places].astype(np.int64)
         sums = sums.plus(*looked_at)
         yield sums
