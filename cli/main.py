@@ -22,6 +22,7 @@ from storage.errors import (
     SchemaError,
     SettingsError,
 )
+from storage.out_of_memory import is_out_of_memory
 
 _USAGE_ERRORS = (SettingsError, MissingFileError, SchemaError, ForeignSettingsError, LeakError)
 
@@ -52,11 +53,16 @@ class Commands(click.Group):
         except OSError as error:
             where = "" if error.filename is None else f"{error.filename}: "
             _end(ctx, f"{where}{error.strerror or error}", ExitCode.FAILED)
-        except RuntimeError as error:
-            # known by its name: importing torch, whose error it is, would slow down every --help
-            if type(error).__name__ != "OutOfMemoryError":
+        except (RuntimeError, MemoryError) as error:
+            told = str(error) or "out of memory"
+            if is_out_of_memory(error):
+                advice = "use smaller batches, images, crops or scales, or another --device"
+            elif told.startswith("CUDA error"):
+                told = told.partition("\n")[0]  # the rest is for who writes kernels
+                advice = "the GPU has failed, or cannot be used: see `autocoarse doctor`, or take another --device"
+            else:
                 raise
-            _end(ctx, f"{error}\nuse smaller batches, images, crops or scales, or another --device", ExitCode.FAILED)
+            _end(ctx, f"{told}\n{advice}", ExitCode.FAILED)
         except KeyboardInterrupt:
             click.echo(err=True)  # ends the line in which the terminal shows ^C
             again = "" if ctx.invoked_subcommand in _STARTS_AGAIN else "; run the same command again to go on"

@@ -22,13 +22,14 @@ from pipeline.calibration_state import CalibrationState, read_state, refuse_othe
 from pipeline.decider import Decider, TilingDecider
 from pipeline.guard import refuse_trained_images
 from pipeline.samples import Sample, collect_samples, fingerprint_files, read_ahead
-from pipeline.step_down import StepDown, Way, is_out_of_memory
+from pipeline.step_down import StepDown, Way
 from pipeline.teacher_decider import TeacherDecider
 from pipeline.teacher_source import TeacherSource
 from pipeline.temperature import TemperatureSums, fit_samples
 from pipeline.threshold_choice import choose_thresholds
 from storage.atomic_file import as_ours
 from storage.errors import ImageError, LabelError
+from storage.out_of_memory import is_out_of_memory
 from storage.schema import ClassSchema, load_schema
 from storage.workspace import remove_partial_files, write_atomically
 from teacher import Teacher, load_teacher

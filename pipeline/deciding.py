@@ -10,8 +10,9 @@ from threading import Lock
 
 from pipeline.decider import Decided, Decider, ForesightedDecider, TilingDecider
 from pipeline.decoding import Decoded
-from pipeline.step_down import StepDown, Way, is_out_of_memory
+from pipeline.step_down import StepDown, Way
 from storage.errors import ImageError
+from storage.out_of_memory import is_out_of_memory
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,19 +6,6 @@ It knows sizes and ways, and nothing of the device or of what is labelled.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-_TEXTS = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "ALLOC_FAILED")
-"""In messages of torch's allocators, of the system, and of CUDA's libraries where they want room of their own."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory, the device's or the host's, did not suffice.
-
-    torch's own kind is known by its name, as nothing here needs torch; on the CPU it has none and is told by its text.
-    """
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS)
-
 
 @dataclass(frozen=True, slots=True)
 class Way:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from storage.errors import CheckpointError, ImageError, SettingsError
+from storage.out_of_memory import is_out_of_memory
 from teacher.foreign.contract import ModelSettings
 from teacher.foreign.hf_files import CONFIG, PROCESSOR, Config, shown
 from teacher.foreign.hf_loading import explained, quiet
@@ -165,9 +166,9 @@ class Processing:
         try:
             with quiet():
                 given = self._process((images * 255).round().clamp(0, 255).to(torch.uint8), self._changes(scale))
-        except (MemoryError, torch.OutOfMemoryError):
-            raise
         except Exception as error:  # processors check in many ways
+            if is_out_of_memory(error) or "CUDA error" in str(error):
+                raise
             raise ImageError(
                 f"{self._name}: its processor does not take images of {width}x{height}: {shown(error)}"
             ) from error

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from storage.errors import CheckpointError, ImageError, SettingsError
+from storage.out_of_memory import is_out_of_memory
 from teacher.foreign.contract import ForeignModel, ModelSettings
 from teacher.foreign.hf_files import CONFIG, files_digest, read_json, read_processor, shown, weight_files
 from teacher.foreign.hf_loading import LoadedNetwork, load_network, quiet
@@ -170,7 +171,7 @@ class HuggingFaceModel:
             with quiet():
                 output = self._network.module(**inputs)
         except (ValueError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError | NotImplementedError):
+            if is_out_of_memory(error) or isinstance(error, NotImplementedError) or "CUDA error" in str(error):
                 raise
             height, width = pixels.shape[-2:]
             raise ImageError(

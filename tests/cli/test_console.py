@@ -87,6 +87,13 @@ def run_command_that_raises(error: BaseException) -> Result:
         (OSError(28, "No space left on device"), "autocoarse work: No space left on device\n"),
         (TimeoutError("timed out"), "autocoarse work: timed out\n"),
         (torch.OutOfMemoryError("CUDA out of memory."), "autocoarse work: CUDA out of memory.\nuse smaller batches"),
+        (
+            RuntimeError("CUDA error: out of memory\nSearch for it"),
+            "autocoarse work: CUDA error: out of memory\nSearch for it\nuse",
+        ),
+        (RuntimeError("CPU: not enough memory: you tried"), "autocoarse work: CPU: not enough memory: you tried\nuse"),
+        (MemoryError(), "autocoarse work: out of memory\nuse smaller batches"),
+        (RuntimeError("CUDA error: no kernel image\nFor"), "autocoarse work: CUDA error: no kernel image\nthe GPU has"),
     ],
 )
 def test_what_the_machine_refuses_is_a_message(error: Exception, says: str) -> None:

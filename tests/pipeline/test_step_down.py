@@ -16,10 +16,11 @@ from pipeline.decider import ForesightedDecider, TilingDecider
 from pipeline.labeller import LabelJob, Labeller
 from pipeline.labelling import LabelRun
 from pipeline.settings import LabelSettings
-from pipeline.step_down import StepDown, Way, is_out_of_memory
+from pipeline.step_down import StepDown, Way
 from storage.label_png import LabelFormat, read_label_png, read_provenance
 from storage.layouts import Item, list_images
 from storage.ledger import Entry, Ledger
+from storage.out_of_memory import is_out_of_memory
 from storage.schema import ClassSchema
 from storage.workspace import Workspace
 from teacher import Teacher
@@ -367,6 +368,10 @@ def test_steps_are_few_and_each_is_smaller(batch: int, sides: list[int]) -> None
         (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 40 bytes."), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), True),
+        (RuntimeError("upsample_bilinear2d_nhwc only supports tensors with less than INT_MAX elements"), True),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
         (ValueError("out of memory"), False),
     ],

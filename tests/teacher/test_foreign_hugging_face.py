@@ -367,3 +367,30 @@ def test_nothing_is_printed(saved: Any, capfd: pytest.CaptureFixture[str]) -> No
     predict(opened(saved(models.mask2former)), noise(77, 101))
     assert models.transformers.utils.logging.is_progress_bar_enabled()
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 40 bytes."),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        torch.OutOfMemoryError("CUDA out of memory."),
+    ],
+)
+def test_what_the_device_refuses_is_no_fault_of_the_image(
+    error: RuntimeError, saved: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where memory runs out in the network or in its processor, or the device fails, that very error is told."""
+    model = opened(saved(models.segformer))
+    images = noise(64, 96)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise error
+
+    for place, name in ((torch.nn.Conv2d, "forward"), (Processing, "_process")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, refuse)
+            with pytest.raises(RuntimeError) as caught:
+                predict(model, images)
+            assert caught.value is error
