@@ -141,9 +141,16 @@ def _open(path: Path, device: torch.device, threads: int) -> "InferenceSession":
         exact = {"device_id": device.index or 0, "use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"}
         providers.insert(0, ("CUDAExecutionProvider", exact))
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:
         raise CheckpointError(f"{path} cannot be opened by onnxruntime {onnxruntime.__version__}: {error}") from error
+    if device.type == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
+        # without CUDA's libraries, or with those of another version, it takes the CPU instead, and no error
+        raise SettingsError(
+            f"{path}: the device is {device}, and onnxruntime {onnxruntime.__version__} cannot load CUDA here: install "
+            f"an onnxruntime-gpu that is built for the CUDA and cuDNN of this machine, or use --device cpu"
+        )
+    return session
 
 
 def _run(session: "InferenceSession", binding: Any, path: Path) -> None:  # noqa: ANN401 - the library is untyped

@@ -18,7 +18,7 @@ from torch import Tensor
 from storage.errors import CheckpointError, ImageError, MissingFileError, SettingsError
 from teacher.foreign.contract import ModelSettings
 from teacher.foreign.image_form import ImageForm, Side
-from teacher.foreign.onnx_model import open_onnx
+from teacher.foreign.onnx_model import _open, open_onnx
 from teacher.networks.registry import IMAGENET_MEAN, IMAGENET_STD
 
 onnx = pytest.importorskip("onnx")
@@ -357,6 +357,13 @@ def test_precision_and_device_that_are_not_to_be_had(save: Save, monkeypatch: py
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(SettingsError, match="pip install onnxruntime-gpu"):
         open_onnx(path, ModelSettings(torch.device("cuda")))
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_runtime_that_cannot_load_cuda_is_refused(save: Save) -> None:
+    """Where onnxruntime takes the CPU in CUDA's stead, without an error, the network is not run there."""
+    with pytest.raises(SettingsError, match="cannot load CUDA here"):
+        _open(save(convolution()), torch.device("cuda:99"), 1)
 
 
 @given(st.integers(1, 5000), st.integers(1, 64), st.integers(1, 300), st.one_of(st.none(), st.integers(1000, 6000)))
