@@ -8,6 +8,7 @@ that needs one more can have it added here, after a look at what it does.
 from typing import Any
 
 _NAMES = """
+__and__ __or__ __xor__
 _adaptive_avg_pool2d _assert_scalar _assert_tensor_metadata _batch_norm_no_update _convolution _log_softmax
 _native_batch_norm_legit_no_training _safe_softmax _scaled_dot_product_flash_attention_for_cpu _shape_as_tensor _softmax
 _to_copy _unsafe_index _unsafe_view _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_lanczos2d_aa
@@ -51,8 +52,8 @@ zero zeros zeros_like
 """
 
 _SCRIPT_NAMES = """
-Bool Float FloatImplicit Int IntImplicit Bool ScalarImplicit __and__ __contains__ __derive_index __getitem__ __is__
-__isnot__ __not__ __or__ __range_length __round_to_zero_floordiv __xor__ _set_item _unwrap_optional append
+Bool Float FloatImplicit Int IntImplicit Bool ScalarImplicit __contains__ __derive_index __getitem__ __is__
+__isnot__ __not__ __range_length __round_to_zero_floordiv _set_item _unwrap_optional append
 copy_ dense_dim dict dim extend floordiv format get insert is_contiguous is_floating_point items keys len list
 mathremainder pop reverse setdefault stride tensor update values
 """

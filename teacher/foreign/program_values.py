@@ -30,6 +30,8 @@ DTYPES = {
 """By their number in the text form."""
 _MEMORY_FORMATS = {1: torch.contiguous_format, 2: torch.channels_last, 4: torch.preserve_format}
 _STRIDED = 7
+_NO_NUMBERS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
+"""Floats that JSON has not, as torch writes them."""
 _PLAIN = {"as_int": int, "as_float": float, "as_bool": bool, "as_string": str}
 _LISTS = {"as_ints": int, "as_floats": float, "as_bools": bool, "as_strings": str}
 _SYMBOLIC = ("as_sym_int", "as_sym_float", "as_sym_bool")
@@ -70,10 +72,9 @@ def argument(union: Any) -> Any:  # noqa: ANN401 - parsed JSON in, any argument 
     if kind == "as_none":
         return None
     if kind in _PLAIN:
-        # JSON has one kind of numbers, and a float may be written as 1
-        return float(content) if kind == "as_float" and type(content) is int else _typed(content, _PLAIN[kind])
+        return _float(content) if kind == "as_float" else _typed(content, _PLAIN[kind])
     if kind in _LISTS:
-        return [float(each) if kind == "as_floats" else _typed(each, _LISTS[kind]) for each in _typed(content, list)]
+        return [_float(each) if kind == "as_floats" else _typed(each, _LISTS[kind]) for each in _typed(content, list)]
     if kind == "as_tensor":
         return Name(_typed(content["name"], str))
     if kind in _SYMBOLIC:
@@ -123,7 +124,14 @@ def _symbolic(content: Any) -> Any:  # noqa: ANN401
     kind, value = only(content)
     if kind == "as_name":
         return Name(_typed(value, str))
-    return _typed(value, {"as_int": int, "as_float": float, "as_bool": bool}[kind])
+    return _float(value) if kind == "as_float" else _typed(value, {"as_int": int, "as_bool": bool}[kind])
+
+
+def _float(value: Any) -> float:  # noqa: ANN401
+    """A float, which JSON may have as 1, or as a text where it is no number."""
+    if isinstance(value, str) and value in _NO_NUMBERS:
+        return _NO_NUMBERS[value]
+    return float(value) if type(value) is int else float(_typed(value, float))
 
 
 def _typed(value: Any, kind: type) -> Any:  # noqa: ANN401

@@ -24,7 +24,7 @@ from teacher.networks.registry import NetworkSpec, default_spec
 from teacher.scale_weights import scale_weights
 from teacher.tiling import tiled
 from tests.claimed_device import CUDA, ClaimedDevice, claimed_device, held
-from tests.teacher.test_foreign_exported import BATCH_AND_SIDES, Small, export
+from tests.teacher.test_foreign_exported import BATCH_AND_SIDES, export
 from tests.teacher.test_joint_decision import make_view
 from tests.teacher.test_scale_head import random_head
 
@@ -132,24 +132,24 @@ def test_networks(device: ClaimedDevice, fill_network: FillNetwork, spec: Networ
     assert device.waits == []
 
 
-def _exported(folder: Path, network: nn.Module, place: torch.device) -> ForeignPredictor:
-    path = folder / f"{type(network).__name__}.pt2"
-    if not path.exists():
-        path.write_bytes(export(network, axes=BATCH_AND_SIDES))
-    return ForeignPredictor(
-        open_exported(path, ModelSettings(place)), Grouping((0, 1, 1, 2, None), 3), place, random_head(4)
-    )
-
-
-@pytest.mark.parametrize("network", [Small, OfTheHost])
-def test_exported_programs(
-    device: ClaimedDevice, tmp_path: Path, pictures: Tensor, network: Callable[[], nn.Module]
-) -> None:
-    """A program exported on the CPU makes its tensors on the teacher's device; so do classes and a fitted attention."""
+@pytest.fixture(scope="module", params=[False, True], ids=["as-written", "decomposed"])
+def program(request: pytest.FixtureRequest) -> bytes:
+    """A network exported on the CPU, as it is and taken apart into core operators."""
     torch.manual_seed(1)
-    made = network()
-    expected = _exported(tmp_path, made, CPU).predict(pictures, (0.5, 1.0), "hierarchical", flip=True)
-    predictor = _exported(tmp_path, made, CUDA)
+    return export(OfTheHost(), axes=BATCH_AND_SIDES, decomposed=request.param)
+
+
+def test_exported_programs(program: bytes, device: ClaimedDevice, tmp_path: Path, pictures: Tensor) -> None:
+    """A program exported on the CPU makes its tensors on the teacher's device; so do classes and a fitted attention."""
+    path = tmp_path / "network.pt2"
+    path.write_bytes(program)
+
+    def opened(place: torch.device) -> ForeignPredictor:
+        model = open_exported(path, ModelSettings(place))
+        return ForeignPredictor(model, Grouping((0, 1, 1, 2, None), 3), place, random_head(4))
+
+    expected = opened(CPU).predict(pictures, (0.5, 1.0), "hierarchical", flip=True)
+    predictor = opened(CUDA)
     sent = pictures.to(CUDA)
     device.waits.clear()
     assert_same(predictor.predict(sent, (0.5, 1.0), "hierarchical", flip=True), expected)

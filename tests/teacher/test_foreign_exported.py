@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import pickle
 import warnings
@@ -48,9 +49,16 @@ class Small(nn.Module):
         return self.last(left + right)  # type: ignore[no-any-return] # modules return Any
 
 
-def export(network: nn.Module, shape: tuple[int, ...] = (2, 3, 32, 48), axes: Any = BATCH_AND_SIDES) -> bytes:
-    """Export a network as torch does."""
+def export(
+    network: nn.Module,
+    shape: tuple[int, ...] = (2, 3, 32, 48),
+    axes: Any = BATCH_AND_SIDES,
+    *,
+    decomposed: bool = False,
+) -> bytes:
+    """Export a network as torch does, or taken apart into its core operators."""
     program = torch.export.export(network.eval(), (torch.zeros(shape),), dynamic_shapes=(axes,))
+    program = program.run_decompositions() if decomposed else program
     file = io.BytesIO()
     torch.export.save(program, file, extra_files={"autocoarse.labels": json.dumps(list("abcde")), "other": "x"})
     return file.getvalue()
@@ -146,6 +154,19 @@ def test_half_precision_is_autocast(save: Save, exported: bytes, small: Small, p
         expected = small(pictures).float()
     torch.testing.assert_close(model(pictures, 1.0), expected, rtol=0.02, atol=0.02)
     assert not torch.equal(model(pictures, 1.0), open_exported(save(exported), CPU)(pictures, 1.0))
+
+
+def test_numbers_that_json_has_not_are_read(save: Save, pictures: Tensor) -> None:
+    """Infinities and NaN among a program's numbers, as masks have them, are what they were."""
+
+    class Masked(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            low = images.masked_fill(images < 0.3, -math.inf).masked_fill(images > 0.9, math.inf)
+            return low.masked_fill((images > 0.5) & (images < 0.6), math.nan).clamp(-9, 9)
+
+    model = open_exported(save(changed(export(Masked()), {"extra/autocoarse.labels": None})), CPU)
+    assert torch.equal(model(pictures, 1.0).nan_to_num(), Masked()(pictures).nan_to_num())
+    assert model(pictures, 1.0).isnan().any()
 
 
 def test_a_program_of_one_size_gets_images_of_that_size(save: Save, small: Small, pictures: Tensor) -> None:
