@@ -44,7 +44,8 @@ device = torch.device("cuda")
 transfers = Transfers(device)
 values = torch.zeros(4, dtype=torch.uint8, device=device)
 wrong = torch.full((4,), 100, device=device)
-transfers.download(values).wait()  # so that the pinned memory is there
+transfers.download(values[wrong * 0]).wait()  # so that the pinned memory and the kernel are there
+torch.cuda.synchronize()
 torch.cuda._sleep(1_000_000_000)
 values = values[wrong]  # past the end: the kernel notices, after the sleep
 download = transfers.download(values)
