@@ -65,5 +65,6 @@ def visible_gpus(device: str) -> tuple[str, ...]:
         return ()
     if device not in ("auto", "cuda"):
         raise SettingsError(f"device is {device!r}, one GPU; with workers give cuda, and each has one of its own")
-    told = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return tuple(told.split(",")) if told else tuple(str(number) for number in range(torch.cuda.device_count()))
+    count, told = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    # the driver takes no notice of the list from the first device on that is not there
+    return tuple(told.split(",")[:count]) if told else tuple(map(str, range(count)))
