@@ -34,7 +34,7 @@ class ClaimedTensor(Tensor):
     waits: list[str]
     """Of the device, as `ClaimedDevice.waits`."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment] # as torch says
 
     def __repr__(self) -> str:  # type: ignore[override] # torch's has an argument that nobody uses
         """Its values."""
@@ -46,7 +46,7 @@ class ClaimedTensor(Tensor):
         return self.held.tolist()
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override] # as torch says
         cls, func: OpOverload, _types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> object:
         """Compute where no mode is on, as in a computation that a mode has begun."""
@@ -55,7 +55,7 @@ class ClaimedTensor(Tensor):
 
 
 def _claim(values: Tensor, waits: list[str]) -> ClaimedTensor:
-    made: ClaimedTensor = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined] # torch has no types here
+    made: ClaimedTensor = Tensor._make_wrapper_subclass(
         ClaimedTensor,
         values.shape,
         strides=values.stride(),

@@ -85,7 +85,9 @@ def assert_same(got: list[View], expected: list[View], tolerance: float = 1e-4) 
     for claimed, view in zip(got, expected, strict=True):
         for there, here in zip(claimed, view, strict=True):
             assert there.size == here.size
-            assert torch.allclose(held(there.logits), here.logits, rtol=0, atol=tolerance * here.logits.abs().max())
+            assert torch.allclose(
+                held(there.logits), here.logits, rtol=0, atol=tolerance * float(here.logits.abs().max())
+            )
             assert (there.attention is None) == (here.attention is None)
             if there.attention is not None and here.attention is not None:
                 assert torch.allclose(held(there.attention), here.attention, atol=tolerance)
