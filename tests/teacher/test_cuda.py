@@ -1,7 +1,11 @@
 """What only a CUDA device can show: streams, graphs, half precision, pinned memory, several devices."""
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +15,6 @@ from torch import Tensor, nn
 from teacher.execution import Execution
 from teacher.networks.prediction import ScalePrediction
 from teacher.networks.registry import NetworkSpec, default_spec
-from teacher.replaying import CudaRecorder, Replays
 from teacher.transfer import Transfers
 
 FillNetwork = Callable[[NetworkSpec], nn.Module]
@@ -25,6 +28,27 @@ SPECS = [
     NetworkSpec("hrnet-ocr", 3, width=4, modules=(1, 1, 1), blocks=1, ocr_channels=16),
     default_spec("deeplabv3plus", 5, "tf_efficientnet_lite0"),
 ]
+
+CANNOT_BE_RECORDED = """
+import torch
+from teacher.networks.prediction import ScalePrediction
+from teacher.replaying import CudaRecorder, Replays
+
+
+def run(images, attend):
+    return ScalePrediction(images * images.max().item(), images if attend else None, None)
+
+
+device = torch.device("cuda:0")
+replays, stream = Replays(run, CudaRecorder(run, device)), torch.cuda.current_stream(device)
+images = torch.randn(1, 3, 8, 8, device=device)
+with torch.inference_mode():
+    for _ in range(3):
+        assert torch.equal(replays(images, False).logits, images * images.max())
+        assert torch.cuda.current_stream(device) == stream
+print(replays.problem, flush=True)
+"""
+"""In a process of its own: for the allocator of older versions of torch a recording that failed goes on for ever."""
 
 
 @pytest.fixture
@@ -121,20 +145,13 @@ def test_graphs_share_their_memory(network: nn.Module, device: torch.device) -> 
     assert torch.cuda.memory_reserved(device) <= before + 32 * 2**20
 
 
-def test_what_cannot_be_recorded_is_run(device: torch.device) -> None:
+def test_what_cannot_be_recorded_is_run() -> None:
     """A network that waits for the device cannot be recorded; it is run all the same, on the caller's stream."""
-
-    def run(images: Tensor, attend: bool) -> ScalePrediction:
-        return ScalePrediction(images * images.max().item(), images if attend else None, None)
-
-    replays = Replays(run, CudaRecorder(run, device))
-    stream = torch.cuda.current_stream(device)
-    images = _images((8, 8), device, 0)
-    with torch.inference_mode():
-        for _ in range(3):
-            assert torch.equal(replays(images, False).logits, images * images.max())
-            assert torch.cuda.current_stream(device) == stream
-    assert replays.problem is not None
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", CANNOT_BE_RECORDED], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.startswith("CUDA graphs are not used: "), done.stderr
 
 
 def test_another_thread_may_upload_while_a_graph_is_recorded(network: nn.Module, device: torch.device) -> None:
