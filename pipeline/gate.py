@@ -1,6 +1,6 @@
 """The gate: labels that are not as good as was asked for are not used.
 
-How good they are was measured by `calibration` or `audit`; here it is compared with what was asked for.
+How good they are was measured by `calibrating` or `audit`; here it is compared with what was asked for.
 """
 
 import json

@@ -18,9 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.losses import count_for_normaliser, training_loss
 from pipeline.training_settings import OptimizerName, TrainingRecipe
-from pipeline.two_scale import DTYPES, TwoScale
-from teacher.inference import Precision
+from pipeline.two_scale import TwoScale
 from teacher.networks.registry import NetworkSpec, build_network
+from teacher.precision import DTYPES, Precision
 
 AVERAGES: dict[OptimizerName, int] = {"adamw": 2, "sgd": 1}
 """Numbers an optimiser keeps for each parameter: the gradient's mean and mean square, or the momentum."""

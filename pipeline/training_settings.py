@@ -12,9 +12,9 @@ from pipeline.gate_condition import GateTexts
 from pipeline.settings import Scales, Settings
 from storage.layouts import Layout
 from storage.schema import Ids
-from teacher.inference import Precision
 from teacher.networks.prediction import Fusion
 from teacher.networks.registry import ENCODER_NETWORKS, NetworkName, NetworkSpec, check_trunk, default_spec
+from teacher.precision import Precision
 
 DEFAULT_ENCODER = "tf_efficientnet_lite0"
 """Encoder where none is named: small enough to be trained without a GPU."""

@@ -15,9 +15,7 @@ from teacher.fusion import TrainingPrediction, single_scale_forward, training_fo
 from teacher.networks.prediction import ScalePrediction
 from teacher.networks.registry import NetworkSpec
 from teacher.normalisation import normalise
-from teacher.precision import Precision
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from teacher.precision import DTYPES, Precision
 
 
 class TwoScale(nn.Module):

@@ -27,8 +27,6 @@ from teacher.predictor import Predictor
 from teacher.scale_weights import scale_weights
 from teacher.transfer import Image, Transfers, UploadsAhead, check_images
 
-__all__ = ["Precision", "Teacher"]
-
 
 class Teacher:
     """What predicts, with its classes, ready to label.
