@@ -72,17 +72,17 @@ def _look(runs: tuple[Path, ...]) -> "Look":
     from cli.status_view import Look
     from pipeline.status import read_status
     from storage.errors import MissingFileError, WorkspaceError
+    from storage.paths import path_text
     from storage.workspace import Workspace
 
     found, unreadable = [], []
     for run in runs:
-        workspace = Workspace.holding(run) or Workspace(run)
         try:
-            found.append(read_status(workspace))
+            found.append(read_status(Workspace.holding(run) or Workspace(run)))
         except (WorkspaceError, MissingFileError) as error:
             if len(runs) == 1:
                 raise
-            unreadable.append((str(workspace.root), str(error)))
+            unreadable.append((path_text(run), str(error)))
     return Look(tuple(found), tuple(unreadable))
 
 

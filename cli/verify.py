@@ -10,6 +10,7 @@ import click
 from cli.console import Console, Progress
 from cli.exit_codes import ExitCode
 from cli.options import FOLDER, json_option, settings_option
+from cli.rebuild_view import rebuild_ledger
 
 if TYPE_CHECKING:
     from pipeline.verification import Verification
@@ -27,19 +28,30 @@ _MAX_WORKERS = 256
     help="Delete what is damaged and was made by the run, so that its next run makes it again.",
 )
 @click.option(
+    "--rebuild",
+    is_flag=True,
+    help="Make a ledger that is damaged or gone anew, from the labels that are this run's; nothing else is done.",
+)
+@click.option(
     "--workers", type=click.IntRange(1, _MAX_WORKERS), show_default="one a processor", help="Threads that check."
 )
 @json_option
-def verify(*, run: Path, repair: bool, workers: int | None, as_json: bool) -> None:
+def verify(*, run: Path, repair: bool, rebuild: bool, workers: int | None, as_json: bool) -> None:
     """Prove that nothing of a RUN (what `label --out` made) is damaged.
 
     Every label is decoded and compared with its entry, its image's size and the kept confidence; files that belong to
-    nothing are named. Without --repair nothing is written. Exit 1: damage; 3: sound, but images are failed, not
-    labelled yet, or returned to the plan by a repair.
+    nothing are named. Without --repair or --rebuild nothing is written. Exit 1: damage; 3: sound, but images are
+    failed, not labelled yet, or returned to the plan by a repair, or a rebuilding has left labels out.
     """
     from pipeline.verification import Verification
+    from storage.errors import SettingsError
 
     console = Console(as_json=as_json)
+    if rebuild:
+        if repair:
+            raise SettingsError("--rebuild and --repair are done one after the other: the ledger first")
+        rebuild_ledger(run, workers, console)
+        return
     started = time.monotonic()
     with Verification(run, repair=repair, workers=workers) as verification:
         _say_start(verification, console)

@@ -15,6 +15,7 @@ from pipeline.forecast import TRIED, Made
 from pipeline.plan import Done, Plan, State, items_in
 from pipeline.run_folder import reason_to_keep
 from storage.agreement import image_agrees, label_agrees
+from storage.broken_ledger import broken_ledger, is_broken
 from storage.errors import DiskFullError, WorkspaceError
 from storage.layouts import Item, Layout, bad_name, find_images, is_utf8, no_images, shared_key
 from storage.ledger import Ledger
@@ -88,14 +89,9 @@ class PlanMaker:
         try:
             return self._make(images, layout, exclude, shard)
         except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:  # not every error has a code
-                # as SQLite looks for it; what Python's own search finds has been tried by writing
-                folder = os.environ.get("SQLITE_TMPDIR") or os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108
-                raise DiskFullError(
-                    f"no room in {folder} for the list of images, about 200 bytes each; "
-                    f"make room, or set TMPDIR to a folder on another disk"
-                ) from error
-            raise WorkspaceError(f"cannot plan with the ledger {self.ledger.path}: {error}") from error
+            refuse_full(error)
+            what = f"cannot plan with the ledger {self.ledger.path}: {error}"
+            raise (broken_ledger(self.ledger.path, what) if is_broken(error) else WorkspaceError(what)) from error
 
     def _make(self, images: Path, layout: Layout, exclude: Sequence[Path], shard: Shard | None) -> Plan:
         root, found = find_images(images, layout, exclude)
@@ -211,6 +207,17 @@ class PlanMaker:
         last = table.execute("SELECT key FROM items WHERE state = 'done' ORDER BY number DESC LIMIT ?", (TRIED,))
         keys = tuple(key for (key,) in last)[::-1]
         return Done(Made(count, int(size), keys), int(pixels), int(ignored))
+
+
+def refuse_full(error: sqlite3.Error) -> None:
+    """Raise DiskFullError where an error of a table in a temporary file says that there is no room for it."""
+    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:  # not every error has a code
+        # as SQLite looks for it; what Python's own search finds has been tried by writing
+        folder = os.environ.get("SQLITE_TMPDIR") or os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108
+        raise DiskFullError(
+            f"no room in {folder} for the list of images, about 200 bytes each; "
+            f"make room, or set TMPDIR to a folder on another disk"
+        ) from error
 
 
 def _move(table: sqlite3.Connection, number: int, state: State) -> None:

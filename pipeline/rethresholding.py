@@ -74,6 +74,7 @@ class RethresholdRun:
     Use it as a context manager; leaving it records what was finished, also after an error or Ctrl-C.
 
     Raises:
+        BrokenLedgerError: the run's ledger is gone or damaged.
         MissingFileError: there is no such run, or its confidence was not kept.
         SettingsError: a threshold is not on the grid of the kept confidence, a name is no class, or the calibration is
             of other confidences than those that were kept.
@@ -90,6 +91,7 @@ class RethresholdRun:
         self.settings = settings
         self._parent = Workspace(settings.run)
         self.workspace = Workspace(settings.out)
+        self._parent.refuse_lost_ledger()
         if not self._parent.is_run() or (store := SoftStore.find(self._parent.soft)) is None:
             raise MissingFileError(
                 f"{settings.run} is no run of `label --keep confidence` or top2; without kept confidence another "

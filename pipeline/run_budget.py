@@ -62,10 +62,11 @@ def count_ledger(root: Path) -> LedgerCounts | str:
         root: folder of the run, or of labels, which has no ledger.
     """
     workspace = Workspace(root)
-    if not workspace.is_run():
-        return "there is no ledger"
     keys, pixels, label_bytes = set(), 0, 0
     try:
+        workspace.refuse_lost_ledger()
+        if not workspace.is_run():
+            return "there is no ledger"
         with Ledger(readable_ledger(workspace), read_only=True) as ledger:
             for entry in ledger:
                 if entry.status == "done":

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.settings import LabelSettings, Settings, settings_difference
+from storage.broken_ledger import broken_ledger
 from storage.errors import BudgetError, ForeignSettingsError, LabelError, WorkspaceError
 from storage.label_png import read_provenance
 from storage.ledger import Ledger
@@ -27,6 +28,7 @@ def opened_run(workspace: Workspace) -> Iterator[Ledger]:
 
     Raises:
         ForeignSettingsError: it holds labels that no ledger speaks of.
+        BrokenLedgerError: its ledger is gone or damaged.
         WorkspaceError: it cannot be written, or another process has it.
     """
     lock = workspace.lock()
@@ -35,8 +37,11 @@ def opened_run(workspace: Workspace) -> Iterator[Ledger]:
         copy = LedgerCopy(workspace) if workspace.is_remote else None
         if copy is not None:
             copy.fetch()
-        _refuse_strangers(workspace)
+        if not workspace.ledger.exists() or not workspace.ledger.stat().st_size:
+            _refuse_strangers(workspace)
         with Ledger(workspace.ledger) as ledger, copy or contextlib.nullcontext():
+            if ledger.settings is None:
+                _refuse_strangers(workspace)
             yield ledger
     finally:
         workspace.tidy()
@@ -44,9 +49,7 @@ def opened_run(workspace: Workspace) -> Iterator[Ledger]:
 
 
 def _refuse_strangers(workspace: Workspace) -> None:
-    """Never write over labels that no ledger speaks of: they may be a human's."""
-    if workspace.ledger.exists():
-        return
+    """Never write over labels that no ledger speaks of: they may be a human's, or those of a ledger that was lost."""
     if workspace.is_remote:
         if find_file(workspace.settings) is not None:
             return  # a run whose driver was lost before it copied its ledger; each label says whether it is a run's
@@ -54,6 +57,8 @@ def _refuse_strangers(workspace: Workspace) -> None:
     else:
         names = (path.name for path in workspace.labels.rglob("*.png"))
     if (stranger := next((name for name in names if name.endswith(".png")), None)) is not None:
+        if workspace.settings.is_file():  # no run writes them before its ledger has them
+            raise broken_ledger(workspace.ledger, f"the ledger {workspace.ledger} is gone or empty")
         raise ForeignSettingsError(
             f"{workspace.labels} holds labels such as {stranger}, and no ledger.sqlite says that they are a "
             f"run's; choose another --out"

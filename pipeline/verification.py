@@ -108,7 +108,8 @@ class Verification:
 
     Raises:
         MissingFileError: there is no RUN.
-        WorkspaceError: its ledger is damaged or does not say what the classes are; or it is to be repaired and in use.
+        BrokenLedgerError: its ledger is gone, damaged or empty.
+        WorkspaceError: its ledger does not say what the classes are; or it is to be repaired and in use.
         SettingsError: workers is out of range.
     """
 
@@ -129,7 +130,7 @@ class Verification:
         with ExitStack() as stack:
             if repair:
                 stack.callback(self.workspace.lock().release)
-            else:
+            if not repair or not self.workspace.ledger.stat().st_size:  # opened to be written, that would be a new one
                 check_ledger(self.workspace.ledger)  # before it is asked anything
             self._ledger = stack.enter_context(Ledger(self.workspace.ledger, read_only=not repair))
             if repair:

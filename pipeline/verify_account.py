@@ -3,7 +3,6 @@
 It opens no label and no image; what is in them is looked at in `verify_item`.
 """
 
-import sqlite3
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -81,7 +80,7 @@ class Account:
         """Sort entries and images.
 
         Raises:
-            WorkspaceError: an entry cannot be read.
+            BrokenLedgerError: an entry cannot be read.
         """
         images = {} if listing is None else {item.key: item.image for item in listing.items}
         refused = {} if listing is None else dict(listing.problems)
@@ -91,23 +90,17 @@ class Account:
         done: list[str] = []
         orphans: set[str] = set()
         unfinished = set(images)
-        try:
-            # only keys are kept: entries are small, and many; a run at work waits no longer than this for the ledger
-            for entry in ledger:
-                key, gone = entry.key, listing is not None and entry.key not in there
-                unfinished.discard(key)
-                if entry.status == "done":
-                    done.append(key)
-                    orphans |= {key} if gone else set()
-                elif gone:
-                    others.append(orphan(key))
-                elif key not in refused:
-                    others.append(Problem("failed", key, entry.reason, damage=False))
-        except (ValueError, TypeError, sqlite3.Error) as error:
-            raise WorkspaceError(
-                f"the ledger {ledger.path} is damaged, an entry cannot be read: {error!r}; take it from a backup, or "
-                f"label again into another folder"
-            ) from error
+        # only keys are kept: entries are small, and many; a run at work waits no longer than this for the ledger
+        for entry in ledger:
+            key, gone = entry.key, listing is not None and entry.key not in there
+            unfinished.discard(key)
+            if entry.status == "done":
+                done.append(key)
+                orphans |= {key} if gone else set()
+            elif gone:
+                others.append(orphan(key))
+            elif key not in refused:
+                others.append(Problem("failed", key, entry.reason, damage=False))
         others += [Problem("unfinished", key, "its image has no entry", damage=False) for key in sorted(unfinished)]
         return cls(tuple(done), images, frozenset(orphans), tuple(others))
 

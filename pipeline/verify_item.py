@@ -28,7 +28,7 @@ from storage.layouts import LabelFile
 from storage.ledger import Entry
 from storage.run_form import RunForm
 from storage.schema import IGNORE, Ids
-from storage.soft_store import NO_CONFIDENCE, SoftStore, apply_thresholds, level_of
+from storage.soft_store import NO_CONFIDENCE, Planes, SoftStore, apply_thresholds, level_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class ItemCheck:
     def _problems(self, subject: Subject) -> Iterator[Problem]:
         entry, key = subject.entry, subject.entry.key
         try:
-            content = _read(subject.label)
+            content = read_label_file(subject.label)
             label = read_proven_label(content)
         except (FileNotFoundError, NotADirectoryError):
             yield Problem("missing", key, "there is no label file")
@@ -100,7 +100,7 @@ class ItemCheck:
         image, unreadable = _image_size(subject.image)
         replaced = not unreadable and subject.image is not None and not image_agrees(entry, subject.image)
         yield from self._size_problems(entry, label, None if replaced else image)
-        counts = self._count(label)
+        counts = self.count(label)
         if isinstance(counts, str):
             yield Problem("illegal value", key, f"the label {counts}")
             return
@@ -128,7 +128,7 @@ class ItemCheck:
                 reason = f"the label is {width}x{height}, {what} {size[1]}x{size[0]}"
                 yield Problem("wrong size", entry.key, reason)
 
-    def _count(self, label: ProvenLabel) -> npt.NDArray[np.int64] | str:
+    def count(self, label: ProvenLabel) -> npt.NDArray[np.int64] | str:
         """Pixels by class index or ignore, (256,); or which value is illegal."""
         present = np.flatnonzero(label.counts).astype(np.uint8)
         try:
@@ -186,16 +186,31 @@ class ItemCheck:
             if count_values(plane)[legal:beyond].any():
                 reason = f"{store.chunk_path(slot, size)}: {name} holds values that are none of 0..{legal - 1}"
                 yield Problem("illegal chunk", key, reason)
-        if self.thresholds is None:
+        if (decided := self.decide(planes)) is None:
             return
-        decided = LabelMap(apply_thresholds(planes, self.thresholds, form.steps), len(self.form.names))
-        decided = remove_small_components(decided, self.min_component)
         if different := int(np.count_nonzero(decided.values != self.form.to_indices(label.values))):
             reason = f"{different} pixels are not what the kept confidence says at the run's thresholds"
             yield Problem("store disagrees", key, reason)
 
+    def decide(self, planes: Planes) -> LabelMap | None:
+        """The label that the kept confidence of an image says; None where the store cannot tell it exactly.
 
-def _read(path: Path) -> bytes:
+        Raises:
+            LabelError: a pixel has a class that there is not.
+        """
+        if self.store is None or self.thresholds is None:
+            return None
+        values = apply_thresholds(planes, self.thresholds, self.store.form.steps)
+        return remove_small_components(LabelMap(values, len(self.form.names)), self.min_component)
+
+
+def read_label_file(path: Path) -> bytes:
+    """The content of what lies in a label's place.
+
+    Raises:
+        LabelError: it is too large for any label.
+        OSError: it cannot be read.
+    """
     if (size := path.stat().st_size) > 2 * MAX_PIXELS:  # no label is as large, and memory is not for what may lie here
         raise LabelError(f"has {size} bytes, which no label has")
     return path.read_bytes()

@@ -17,8 +17,8 @@ from storage.object_io import file_digest
 from storage.soft_store import SoftStore
 from storage.workspace import Workspace
 
-_OF_THE_SYSTEM = (".lock", "ledger.sqlite-*", ".*.partial")
-"""Files that locking, SQLite and atomic writing make beside a run's own."""
+_OF_THE_SYSTEM = (".lock", "ledger.sqlite-*", "ledger-rebuilt.sqlite*", "ledger-damaged*.sqlite*", ".*.partial")
+"""Files that locking, SQLite, `verify --rebuild` and atomic writing make beside a run's own."""
 
 
 @dataclass(frozen=True)

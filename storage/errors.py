@@ -48,6 +48,10 @@ class WorkspaceError(AutocoarseError, OSError):
     """The output folder cannot be used: not writable, full, locked by another run, or escaped by a link."""
 
 
+class BrokenLedgerError(WorkspaceError):
+    """The ledger of a run is damaged or gone; its labels are as they were."""
+
+
 class DiskFullError(WorkspaceError):
     """The disk, or a quota on it, is full; what was written before is whole."""
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from storage.broken_ledger import broken_ledger, is_broken
 from storage.errors import ImageError, LabelError, WorkspaceError
 from storage.image_reader import check_size
 from storage.label_png import GRAY, PALETTE, PROVENANCE_KEYWORD, SIGNATURE, parse_provenance
@@ -105,19 +106,22 @@ def check_ledger(path: Path) -> None:
     """Let SQLite look at every page of a ledger.
 
     Raises:
-        WorkspaceError: the ledger is damaged, or cannot be read.
+        BrokenLedgerError: the ledger is damaged.
+        WorkspaceError: it cannot be read.
     """
+    if not path.stat().st_size:  # SQLite takes it for a new database, with which all is well
+        raise broken_ledger(path, f"the ledger {path} is empty")
     address = f"{path.absolute().as_uri()}?mode=ro"
     try:
         with contextlib.closing(sqlite3.connect(address, uri=True, timeout=30)) as connection:
             problems = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(3)")]
     except sqlite3.Error as error:
+        what = f"cannot read the ledger {path}: {error}"
+        if is_broken(error):
+            raise broken_ledger(path, what) from error
         raise WorkspaceError(
-            f"cannot read the ledger {path}: {error}; if its run was killed, run the same command again, or verify "
-            f"with --repair"
+            f"{what}; if its run was killed, run the same command again, or verify with --repair"
         ) from error
     if problems != ["ok"]:
-        raise WorkspaceError(
-            f"the ledger {path} is damaged: {'; '.join(problems)}; take it from a backup, or label again into another "
-            f"folder"
-        )
+        found = " ".join("; ".join(problems).split())
+        raise broken_ledger(path, f"the ledger {path} is damaged: {found}")

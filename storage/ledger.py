@@ -8,13 +8,17 @@ import sqlite3
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-from storage.errors import DiskFullError, WorkspaceError
+from storage.broken_ledger import broken_ledger, is_broken
+from storage.entry import COLUMNS, Entry, from_row, to_row
+from storage.errors import BrokenLedgerError, DiskFullError, WorkspaceError
 from storage.shard import Shard
+
+__all__ = ["Entry", "Ledger"]
 
 FORMAT = 1
 """Version of the tables; a ledger of another version is refused."""
@@ -32,42 +36,7 @@ CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value TEXT NOT NULL) WIT
 CREATE TABLE IF NOT EXISTS slots (key TEXT PRIMARY KEY, slot INTEGER NOT NULL UNIQUE) WITHOUT ROWID;
 """
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """What became of one item."""
-
-    key: str
-    status: Literal["done", "failed"]
-    settings_digest: str
-    image_bytes: int = 0
-    """Size of the image file; an image that was replaced by another is labelled again."""
-    image_modified_ns: int = 0
-    """Modification time of the image file."""
-    image_sha256: str = ""
-    """Hash of the image file."""
-    height: int = 0
-    width: int = 0
-    ignored: int = 0
-    """Pixels given no class."""
-    bytes: int = 0
-    """Size of the label file."""
-    modified_ns: int = 0
-    """Modification time of the label file; of a failed item, when the failure was committed."""
-    sha256: str = ""
-    """Hash of the label file."""
-    counts: tuple[int, ...] = ()
-    """Pixels by class index."""
-    seconds: float = 0.0
-    """Time the device and the encoder spent on it, shared within a batch."""
-    attempts: int = 1
-    """How often the item has failed, over all runs, or 1."""
-    reason: str = ""
-    """Why it failed; of a done item, how it was labelled where memory did not suffice for the usual way, or empty."""
-
-
-_COLUMNS = tuple(Entry.__dataclass_fields__)
-_INSERT = "INSERT OR REPLACE INTO entries VALUES (" + ", ".join("?" * len(_COLUMNS)) + ")"  # noqa: S608 - question marks only
+_INSERT = "INSERT OR REPLACE INTO entries VALUES (" + ", ".join("?" * len(COLUMNS)) + ")"  # noqa: S608 - question marks only
 
 
 class Ledger:
@@ -76,7 +45,8 @@ class Ledger:
     Commits are durable: rollback journal, not WAL, because runs live on network file systems too.
 
     Raises:
-        WorkspaceError: the file cannot be opened, or was written by another version.
+        BrokenLedgerError: the file is damaged, or no ledger.
+        WorkspaceError: it cannot be opened, or was written by another version.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
@@ -91,11 +61,12 @@ class Ledger:
             row = self._connection.execute("SELECT value FROM run WHERE name = 'format'").fetchone()
         except sqlite3.Error as error:
             repair = "; if its run was killed, run the same `label` command again" if read_only else ""
-            raise WorkspaceError(f"cannot open the ledger {path}: {error}{repair}") from error
-        found = "none" if row is None else row[0]
-        if found != str(FORMAT):
+            raise self._failed(f"cannot open the ledger {path}: {error}", repair, error) from error
+        if row is None:
+            raise self._broken("it says nothing of its format")
+        if row[0] != str(FORMAT):
             raise WorkspaceError(
-                f"ledger {path} has format {found}, this autocoarse reads {FORMAT}; use the version that made it"
+                f"ledger {path} has format {row[0]}, this autocoarse reads {FORMAT}; use the version that made it"
             )
 
     def __enter__(self) -> Self:
@@ -106,15 +77,27 @@ class Ledger:
     ) -> None:
         self._connection.close()
 
+    def _broken(self, what: str) -> BrokenLedgerError:
+        return broken_ledger(self.path, f"the ledger {self.path} is damaged: {what}")
+
+    def _failed(self, what: str, advice: str, error: sqlite3.Error) -> WorkspaceError:
+        return broken_ledger(self.path, what) if is_broken(error) else WorkspaceError(what + advice)
+
     def _value(self, name: str) -> str | None:
         rows = self.read("SELECT value FROM run WHERE name = ?", (name,))
         return str(rows[0][0]) if rows else None
+
+    def _plain(self, text: str) -> Any:  # noqa: ANN401 - what was written as JSON
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise self._broken(f"it holds text that is no JSON: {error}") from error
 
     @property
     def settings(self) -> dict[str, object] | None:
         """The settings that decide pixels, as given to `claim`; None in a new ledger."""
         text = self._value("settings")
-        return None if text is None else json.loads(text)
+        return None if text is None else self._plain(text)
 
     @property
     def shard(self) -> Shard | None:
@@ -132,7 +115,7 @@ class Ledger:
     def plan(self) -> dict[str, Any] | None:
         """What the last run set out to do, as given to `record_plan`; None in an older ledger."""
         text = self._value("plan")
-        return None if text is None else json.loads(text)
+        return None if text is None else self._plain(text)
 
     def record_plan(self, plan: Mapping[str, object]) -> None:
         """Record what a run sets out to do, as plain values, for those who look on.
@@ -148,7 +131,7 @@ class Ledger:
     def workers(self) -> list[dict[str, Any]]:
         """How each worker stood when `record_workers` was last called; none where a process labels by itself."""
         text = self._value("workers")
-        return [] if text is None else json.loads(text)
+        return [] if text is None else self._plain(text)
 
     def record_workers(self, workers: Sequence[Mapping[str, object]]) -> None:
         """Record how the workers stand, as plain values, for those who look on.
@@ -163,7 +146,8 @@ class Ledger:
         """The rows of a query; until it is answered its run cannot commit, so it must not ask for everything at once.
 
         Raises:
-            WorkspaceError: the ledger cannot be read, or its run has been committing for half a minute.
+            BrokenLedgerError: it is damaged.
+            WorkspaceError: it cannot be read, or its run has been committing for half a minute.
         """
         return list(self._rows(query, values))
 
@@ -172,9 +156,8 @@ class Ledger:
         try:
             yield from self._connection.execute(query, values)
         except sqlite3.Error as error:
-            raise WorkspaceError(
-                f"cannot read the ledger {self.path}: {error}; if its run was killed, run the same command again"
-            ) from error
+            advice = "; if its run was killed, run the same command again"
+            raise self._failed(f"cannot read the ledger {self.path}: {error}", advice, error) from error
 
     def commit(self, entries: Iterable[Entry], notes: Mapping[str, Mapping[str, object]] | None = None) -> None:
         """Record entries, durably and together; a failed item's attempts are counted up.
@@ -192,7 +175,7 @@ class Ledger:
                 again = entry.status == "failed" and before is not None and before.status == "failed"
                 attempts = before.attempts + 1 if before is not None and again else 1
                 at = entry.modified_ns or (time.time_ns() if entry.status == "failed" else 0)
-                self._connection.execute(_INSERT, _to_row(replace(entry, attempts=attempts, modified_ns=at)))
+                self._connection.execute(_INSERT, to_row(replace(entry, attempts=attempts, modified_ns=at)))
             written = [(key, json.dumps(note)) for key, note in (notes or {}).items()]
             self._connection.executemany("INSERT OR REPLACE INTO notes VALUES (?, ?)", written)
 
@@ -203,10 +186,11 @@ class Ledger:
             with self._connection:
                 yield
         except sqlite3.Error as error:
-            full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL  # not every error has a code
-            kind = DiskFullError if full else WorkspaceError
-            advice = "no label is lost, run the same command again"
-            raise kind(f"cannot write the ledger {self.path}: {error}; {advice}") from error
+            what = f"cannot write the ledger {self.path}: {error}"
+            advice = "; no label is lost, run the same command again"
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:  # not every error has a code
+                raise DiskFullError(what + advice) from error
+            raise self._failed(what, advice, error) from error
 
     def slots(self) -> dict[str, int]:
         """The slot of each item of which confidence is, or was to be, kept."""
@@ -240,6 +224,15 @@ class Ledger:
         with self._writing():
             self._connection.executemany(given, ((key,) for key in keys))
 
+    def set_slots(self, slots: Iterable[tuple[str, int]]) -> None:
+        """Record which slot each of some items has, as (key, slot).
+
+        Raises:
+            WorkspaceError: the disk is full, or a slot is another item's.
+        """
+        with self._writing():
+            self._connection.executemany("INSERT OR REPLACE INTO slots VALUES (?, ?)", slots)
+
     def take_slots(self, keys: Iterable[str]) -> None:
         """Take back the slots of items of which nothing is to be kept."""
         with self._writing():
@@ -252,15 +245,20 @@ class Ledger:
                 self._connection.execute("DELETE FROM entries WHERE key = ?", (key,))
                 self._connection.execute("DELETE FROM notes WHERE key = ?", (key,))
 
+    def forget_notes(self) -> None:
+        """Drop all notes."""
+        with self._writing():
+            self._connection.execute("DELETE FROM notes")
+
     def get(self, key: str) -> Entry | None:
         """The entry of an item, if there is one."""
         rows = self.read("SELECT * FROM entries WHERE key = ?", (key,))
-        return _from_row(rows[0]) if rows else None
+        return self._entry(rows[0]) if rows else None
 
     def note(self, key: str) -> dict[str, Any] | None:
         """What was last noted of an item, if anything was."""
         rows = self.read("SELECT value FROM notes WHERE key = ?", (key,))
-        return json.loads(rows[0][0]) if rows else None
+        return self._plain(rows[0][0]) if rows else None
 
     def has_labels(self) -> bool:
         """Whether any item is done."""
@@ -276,7 +274,7 @@ class Ledger:
 
     def failures(self) -> Iterator[Entry]:
         """The entries of the items that failed, by key."""
-        yield from map(_from_row, self._rows("SELECT * FROM entries WHERE status = 'failed' ORDER BY key"))
+        yield from map(self._entry, self._rows("SELECT * FROM entries WHERE status = 'failed' ORDER BY key"))
 
     def forget_failures(self, listed: Container[str]) -> None:
         """Drop the failed items whose key is none of `listed`: their images are gone, or have other names by now."""
@@ -287,14 +285,10 @@ class Ledger:
 
     def __iter__(self) -> Iterator[Entry]:
         """All entries, by key."""
-        yield from map(_from_row, self._rows("SELECT * FROM entries ORDER BY key"))
+        yield from map(self._entry, self._rows("SELECT * FROM entries ORDER BY key"))
 
-
-def _to_row(entry: Entry) -> tuple[object, ...]:
-    return tuple(json.dumps(v) if isinstance(v, tuple) else v for v in (getattr(entry, c) for c in _COLUMNS))
-
-
-def _from_row(row: tuple[object, ...]) -> Entry:
-    values = dict(zip(_COLUMNS, row, strict=True))
-    values["counts"] = tuple(json.loads(str(values["counts"])))
-    return Entry(**values)  # type: ignore[arg-type] # the columns are the fields
+    def _entry(self, row: tuple[object, ...]) -> Entry:
+        try:
+            return from_row(row)
+        except ValueError as error:
+            raise self._broken(f"the entry of {row[0]!r} cannot be read: {error}") from error

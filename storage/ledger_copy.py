@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from storage.atomic_file import write_atomically
+from storage.broken_ledger import COPY_MEMORY
 from storage.errors import AutocoarseError, MissingFileError, WorkspaceError
 from storage.object_io import find_file, get_file, put_file
 from storage.object_walk import walk_objects
@@ -42,7 +43,7 @@ class LedgerCopy:
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace, self.path = workspace, workspace.ledger_copy
-        self._ledger, self._scratch, self._memory = workspace.ledger, workspace.scratch, workspace.state / "copy.json"
+        self._ledger, self._scratch, self._memory = workspace.ledger, workspace.scratch, workspace.state / COPY_MEMORY
         self._published: list[int] | None = None  # time and size of the ledger, when it was as the copy is
         self._host, self._count, self._tag = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}", 0, ""
         with suppress(FileNotFoundError, ValueError, KeyError):

@@ -56,9 +56,14 @@ def walk_files(root: Path, exclude: Sequence[Path] = (), strange: list[str] | No
                 here = Path(entry.path)
                 if entry.is_symlink() or here.resolve() in excluded:
                     continue
-                if strange is not None or not Workspace(here).is_run():
+                if strange is not None or not _is_run(here):
                     below.append(f"{prefix}{entry.name}/")
         waiting += sorted(below, reverse=True)
+
+
+def _is_run(folder: Path) -> bool:
+    workspace = Workspace(folder)
+    return workspace.is_run() or workspace.has_lost_ledger()
 
 
 def _found(entry: "os.DirEntry[str]", prefix: str) -> FoundFile:

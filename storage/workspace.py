@@ -4,8 +4,6 @@ Files appear whole or not at all: they are written under a temporary name in `.p
 renamed; in a store, where a run may lie as well, each is written by one request. It does not know what is in them.
 """
 
-import fcntl
-import os
 import shutil
 import uuid
 from collections.abc import Sequence
@@ -17,16 +15,14 @@ from filelock import FileLock, Timeout
 from storage.account import ByteAccount
 from storage.adoption import Adopted
 from storage.atomic_file import as_ours, remove_partial_files, write_atomically
+from storage.broken_ledger import broken_ledger
 from storage.errors import WorkspaceError
+from storage.lock_look import LOOK_SECONDS, is_taken
 from storage.object_io import find_file, put_object
 from storage.paths import is_remote
 from storage.state_folder import state_folder
 
 __all__ = ["Workspace", "remove_partial_files", "write_atomically"]
-
-
-_LOOK_SECONDS = 0.3
-"""For how long a lock is asked for again, so that one who only looks whether it is taken cannot keep it from a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +38,15 @@ class Workspace:
 
     @classmethod
     def holding(cls, folder: Path) -> "Workspace | None":
-        """The run that a folder is, or whose labels it is; None where it is neither."""
+        """The run that a folder is, or whose labels it is; None where it is neither.
+
+        Raises:
+            BrokenLedgerError: it is a run without its ledger; the labels of one are a folder of labels like any other.
+        """
         candidates = [cls(folder)]
         if folder.absolute().name == "labels":
             candidates.append(cls(folder.absolute().parent))
+        candidates[0].refuse_lost_ledger()
         return next((run for run in candidates if run.is_run()), None)
 
     @property
@@ -82,6 +83,16 @@ class Workspace:
     def ledger_copy(self) -> Path:
         """Of a run in a store, the copy of the ledger there."""
         return self.root / "ledger.sqlite"
+
+    @property
+    def ledger_in_the_making(self) -> Path:
+        """A ledger that is made anew, until it is complete."""
+        return self.root / "ledger-rebuilt.sqlite"
+
+    @property
+    def damaged_ledger(self) -> Path:
+        """A ledger that was put aside."""
+        return self.root / "ledger-damaged.sqlite"
 
     @property
     def settings(self) -> Path:
@@ -122,6 +133,16 @@ class Workspace:
         if self.is_remote:
             return self.ledger.is_file() or find_file(self.ledger_copy) is not None
         return self.labels.is_dir() and self.ledger.is_file()
+
+    def has_lost_ledger(self) -> bool:
+        """Whether a folder on the disk is a run but for its ledger, which is older than the files that say it."""
+        made = not self.is_remote and self.labels.is_dir() and self.settings.is_file() and self.classes.is_file()
+        return made and not self.ledger.is_file()
+
+    def refuse_lost_ledger(self) -> None:
+        """Raise BrokenLedgerError where that is so."""
+        if self.has_lost_ledger():
+            raise broken_ledger(self.ledger, f"the ledger {self.ledger} is gone")
 
     def label_path(self, key: str) -> Path:
         """Path of an item's label, below `labels` whatever the key holds.
@@ -244,7 +265,7 @@ class Workspace:
         Raises:
             WorkspaceError: another process has it, or the folder is not writable.
         """
-        lock = FileLock(self._lock_file, timeout=_LOOK_SECONDS)
+        lock = FileLock(self._lock_file, timeout=LOOK_SECONDS)
         try:
             self.state.mkdir(parents=True, exist_ok=True)
             lock.acquire()
@@ -259,26 +280,9 @@ class Workspace:
     def is_at_work(self) -> bool:
         """Whether a run works here now, seen without waiting and without keeping any run from starting.
 
-        Half-written files without a lock are those of a run that was killed. Whether there is a lock can only be seen
-        by asking for a shared one, which is given back at once; `lock` asks for far longer than that takes. Where the
-        file system has no such locks, the half-written files alone decide.
+        Half-written files without a lock are those of a run that was killed.
         """
-        if not self.scratch.is_dir():
-            return False
-        try:
-            descriptor = os.open(self._lock_file, os.O_RDONLY | os.O_NONBLOCK)
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        else:
-            return False
-        finally:
-            os.close(descriptor)
+        return self.scratch.is_dir() and is_taken(self._lock_file)
 
 
 def _make_folder(folder: Path) -> None:

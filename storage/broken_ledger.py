@@ -1,0 +1,39 @@
+"""What is said of a ledger that is damaged or lost, wherever it is met: that no label is, and what makes it anew.
+
+It does not make it; `verify --rebuild` does.
+"""
+
+import sqlite3
+from pathlib import Path
+
+from storage.errors import BrokenLedgerError
+
+COPY_MEMORY = "copy.json"
+"""File beside the ledger of a run in a store: what its driver knows of the copy there."""
+
+_BROKEN = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+"""A table that is missing, a disk that does not give its content, pages that are none, and a file that is none."""
+
+
+def is_broken(error: sqlite3.Error) -> bool:
+    """Whether an error says that a ledger is damaged, and not that it is in use, not writable or to be rolled back."""
+    # what Python itself finds, such as text that is no UTF-8, has no code; extended codes have the plain one below
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is None or code & 0xFF in _BROKEN
+
+
+def broken_ledger(path: Path, what: str) -> BrokenLedgerError:
+    """The error that says what is wrong with a ledger, and what to do.
+
+    Args:
+        path: of the ledger.
+        what: is wrong.
+    """
+    if (path.parent / COPY_MEMORY).is_file():
+        return BrokenLedgerError(
+            f"{what}; no label is lost: move {path} away and run the same `label` command again, which goes on with "
+            f"the copy in the store"
+        )
+    return BrokenLedgerError(
+        f"{what}; no label is lost: `autocoarse verify {path.parent} --rebuild` makes the ledger anew from the labels"
+    )
