@@ -88,7 +88,7 @@ class PlanMaker:
         """
         try:
             return self._make(images, layout, exclude, shard)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             refuse_full(error)
             what = f"cannot plan with the ledger {self.ledger.path}: {error}"
             raise (broken_ledger(self.ledger.path, what) if is_broken(error) else WorkspaceError(what)) from error
@@ -209,7 +209,7 @@ class PlanMaker:
         return Done(Made(count, int(size), keys), int(pixels), int(ignored))
 
 
-def refuse_full(error: sqlite3.Error) -> None:
+def refuse_full(error: Exception) -> None:
     """Raise DiskFullError where an error of a table in a temporary file says that there is no room for it."""
     if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:  # not every error has a code
         # as SQLite looks for it; what Python's own search finds has been tried by writing

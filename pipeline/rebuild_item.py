@@ -1,8 +1,8 @@
 """One label of a ledger that is made anew: what proves it to be of the run, and the entry that it gets.
 
 Nothing is written; threads share what is here. A label does not say which image it was made from: the image in its
-place is taken for that one where it has the label's size and is not newer than the label, or where the old ledger can
-still be asked.
+place is taken for that one where it has the label's size and is not newer than the label; where the old ledger can
+still be asked, that decides.
 """
 
 import hashlib
@@ -14,15 +14,13 @@ import numpy.typing as npt
 
 from pipeline.verify_item import ItemCheck, read_label_file
 from pipeline.verify_problem import Kind, Problem
+from storage.agreement import image_agrees
 from storage.errors import ImageError, LabelError
 from storage.image_reader import read_image_size
 from storage.integrity import ProvenLabel, read_proven_label
 from storage.ledger import Entry
-from storage.object_io import FileInfo, file_digest, file_info
+from storage.object_io import file_digest, file_info
 from storage.shard import Shard
-
-_OF_THE_LABEL = ("status", "settings_digest", "height", "width", "ignored", "bytes", "sha256", "counts")
-"""Fields of an entry that the label's file proves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +32,7 @@ class FoundLabel:
     image: Path | None
     """The run's image of this key; None: there is none, or more than one."""
     before: Entry | None = None
-    """What the old ledger says, where it can still be read."""
+    """What the old ledger says, where it can still be read: not believed, but where it speaks of this very label."""
     made: Entry | None = None
     """What an earlier rebuilding, which was stopped, has made of it."""
 
@@ -78,7 +76,7 @@ class LabelProof:
             return LookedAt(found, found.made)
         try:
             entry, label = self._read(found)
-            entry = _as_before(entry, found) or _with_image(entry, found)
+            entry = _with_image(entry, found)
         except _NotProvenError as error:
             kind, reason = error.args
             return LookedAt(found, None, Problem(kind, found.key, reason, damage=False))
@@ -124,14 +122,6 @@ def _not(kind: Kind, reason: str) -> _NotProvenError:
     return _NotProvenError(kind, reason)
 
 
-def _as_before(entry: Entry, found: FoundLabel) -> Entry | None:
-    """The old ledger's entry, where the label is the one that it speaks of; its hash tells."""
-    before = found.before
-    if before is None or any(getattr(before, name) != getattr(entry, name) for name in _OF_THE_LABEL):
-        return None
-    return replace(before, modified_ns=entry.modified_ns)
-
-
 def _with_image(entry: Entry, found: FoundLabel) -> Entry:
     """The entry with its image; without one, nothing that any image agrees with."""
     if found.image is None:
@@ -139,16 +129,15 @@ def _with_image(entry: Entry, found: FoundLabel) -> Entry:
     try:
         file = file_info(found.image)
         size = read_image_size(found.image)
-        _refuse_other_image(entry, file, size)
+        if size != (entry.height, entry.width):
+            reason = f"the label is {entry.width}x{entry.height}, its image is {size[1]}x{size[0]}"
+            raise _not("wrong size", reason)
         digest = file_digest(found.image)
     except (ImageError, FileNotFoundError) as error:
         raise _not("unfinished", f"its image cannot be read: {error}") from error
-    return replace(entry, image_bytes=file.size, image_modified_ns=file.modified_ns, image_sha256=digest)
-
-
-def _refuse_other_image(entry: Entry, file: FileInfo, size: tuple[int, int]) -> None:
-    if size != (entry.height, entry.width):
-        reason = f"the label is {entry.width}x{entry.height}, its image is {size[1]}x{size[0]}"
-        raise _not("wrong size", reason)
-    if file.modified_ns > entry.modified_ns:
+    if found.before is not None and found.before.sha256 == entry.sha256:
+        if not image_agrees(found.before, found.image):
+            raise _not("unfinished", "its image is not the one that the damaged ledger says it was made from")
+    elif file.modified_ns > entry.modified_ns:
         raise _not("unfinished", "its image is newer than the label, and may be another one than it was made from")
+    return replace(entry, image_bytes=file.size, image_modified_ns=file.modified_ns, image_sha256=digest)

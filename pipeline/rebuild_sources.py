@@ -32,7 +32,7 @@ from teacher import load_teacher
 
 
 def is_sound(ledger: Path) -> bool:
-    """Whether a ledger is there, whole, and a run's; what a killed run left to be rolled back is.
+    """Whether a ledger of `label` is there, whole, and agrees with itself; a commit that was cut off is rolled back.
 
     Raises:
         WorkspaceError: it is another version's, or cannot be looked at.
@@ -43,7 +43,8 @@ def is_sound(ledger: Path) -> bool:
         # a journal is played back by who may write; without one nothing is to be written
         with Ledger(ledger, read_only=not ledger.with_name(f"{ledger.name}-journal").exists()) as opened:
             check_ledger(ledger)
-            return opened.settings is not None and all(entry.key for entry in opened)
+            digest = settings_digest(opened.settings or {})
+            return all(entry.settings_digest == digest or entry.status == "failed" for entry in opened)
     except BrokenLedgerError:
         return False
 

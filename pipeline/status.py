@@ -211,8 +211,11 @@ class _Plan:
     def of(cls, plan: dict[str, Any] | None) -> "_Plan":
         if plan is None:
             return cls()
-        started = round(datetime.fromisoformat(plan["started"]).timestamp() * 1e6) * 1000
-        return cls(plan["total"], plan["skipped"], started, plan["labels_since_ns"])
+        try:
+            started = round(datetime.fromisoformat(plan["started"]).timestamp() * 1e6) * 1000
+            return cls(plan["total"], plan["skipped"], started, plan["labels_since_ns"])
+        except (ValueError, TypeError, KeyError):
+            return cls()  # damaged; what the entries say is not less true for that
 
 
 def _count(plan: _Plan, sums: Tally, *, at_work: bool) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from pipeline.verify_item import ItemCheck, Subject
 from pipeline.verify_problem import Problem
 from pipeline.verify_repair import Repair, Repaired
 from pipeline.verify_strays import StrayFinder
+from storage.broken_ledger import broken_ledger
 from storage.errors import ForeignSettingsError, MissingFileError, SettingsError, WorkspaceError
 from storage.integrity import check_ledger
 from storage.ledger import Ledger
@@ -108,8 +109,8 @@ class Verification:
 
     Raises:
         MissingFileError: there is no RUN.
-        BrokenLedgerError: its ledger is gone, damaged or empty.
-        WorkspaceError: its ledger does not say what the classes are; or it is to be repaired and in use.
+        BrokenLedgerError: its ledger is gone, damaged or empty, or does not say what the classes are.
+        WorkspaceError: it is to be repaired and in use.
         SettingsError: workers is out of range.
     """
 
@@ -139,7 +140,11 @@ class Verification:
             self._of_the_run = [] if self.source.problem is None else [self.source.problem]
             settings: dict[str, Any] = self._ledger.settings or {}
             self._slots = self._ledger.slots()
-            self._check = ItemCheck.of(settings, self._find_store(settings))
+            store = self._find_store(settings)
+            try:
+                self._check = ItemCheck.of(settings, store)
+            except WorkspaceError as error:
+                raise broken_ledger(self.workspace.ledger, str(error)) from error
             self._account = Account.of(self._ledger, self.source.listing)
             done, others = self._account.done, self._account.others
             self.summary = VerifySummary(items=len(done) + len(others), labels=len(done))

@@ -15,8 +15,12 @@ _BROKEN = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, s
 """A table that is missing, a disk that does not give its content, pages that are none, and a file that is none."""
 
 
-def is_broken(error: sqlite3.Error) -> bool:
-    """Whether an error says that a ledger is damaged, and not that it is in use, not writable or to be rolled back."""
+def is_broken(error: Exception) -> bool:
+    """Whether an error says that a ledger is damaged, and not that it is in use, not writable or to be rolled back.
+
+    Args:
+        error: of SQLite, or of Python, which cannot read SQLite's own message where that quotes what is damaged.
+    """
     # what Python itself finds, such as text that is no UTF-8, has no code; extended codes have the plain one below
     code = getattr(error, "sqlite_errorcode", None)
     return code is None or code & 0xFF in _BROKEN

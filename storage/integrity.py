@@ -115,7 +115,7 @@ def check_ledger(path: Path) -> None:
     try:
         with contextlib.closing(sqlite3.connect(address, uri=True, timeout=30)) as connection:
             problems = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(3)")]
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         what = f"cannot read the ledger {path}: {error}"
         if is_broken(error):
             raise broken_ledger(path, what) from error

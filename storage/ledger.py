@@ -7,7 +7,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -51,23 +51,26 @@ class Ledger:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
-        try:
-            mode = "ro" if read_only else "rwc"
-            self._connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=30)
-            if not read_only:
-                self._connection.executescript(_TABLES)
-                self._connection.execute("INSERT OR IGNORE INTO run VALUES ('format', ?)", (str(FORMAT),))
-                self._connection.commit()
-            row = self._connection.execute("SELECT value FROM run WHERE name = 'format'").fetchone()
-        except sqlite3.Error as error:
-            repair = "; if its run was killed, run the same `label` command again" if read_only else ""
-            raise self._failed(f"cannot open the ledger {path}: {error}", repair, error) from error
-        if row is None:
-            raise self._broken("it says nothing of its format")
-        if row[0] != str(FORMAT):
-            raise WorkspaceError(
-                f"ledger {path} has format {row[0]}, this autocoarse reads {FORMAT}; use the version that made it"
-            )
+        mode = "ro" if read_only else "rwc"
+        with ExitStack() as on_error:  # one that failed would keep its lock for as long as its error lives
+            try:
+                self._connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=30)
+                on_error.callback(self._connection.close)
+                if not read_only:
+                    self._connection.executescript(_TABLES)
+                    self._connection.execute("INSERT OR IGNORE INTO run VALUES ('format', ?)", (str(FORMAT),))
+                    self._connection.commit()
+                row = self._connection.execute("SELECT value FROM run WHERE name = 'format'").fetchone()
+            except (sqlite3.Error, UnicodeDecodeError) as error:
+                repair = "; if its run was killed, run the same `label` command again" if read_only else ""
+                raise self._failed(f"cannot open the ledger {path}: {error}", repair, error) from error
+            if row is None:
+                raise self._broken("it says nothing of its format")
+            if row[0] != str(FORMAT):
+                raise WorkspaceError(
+                    f"ledger {path} has format {row[0]}, this autocoarse reads {FORMAT}; use the version that made it"
+                )
+            on_error.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -80,7 +83,7 @@ class Ledger:
     def _broken(self, what: str) -> BrokenLedgerError:
         return broken_ledger(self.path, f"the ledger {self.path} is damaged: {what}")
 
-    def _failed(self, what: str, advice: str, error: sqlite3.Error) -> WorkspaceError:
+    def _failed(self, what: str, advice: str, error: Exception) -> WorkspaceError:
         return broken_ledger(self.path, what) if is_broken(error) else WorkspaceError(what + advice)
 
     def _value(self, name: str) -> str | None:
@@ -155,7 +158,7 @@ class Ledger:
         """As `read`, row by row, for what may be as long as the set."""
         try:
             yield from self._connection.execute(query, values)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             advice = "; if its run was killed, run the same command again"
             raise self._failed(f"cannot read the ledger {self.path}: {error}", advice, error) from error
 
@@ -185,7 +188,7 @@ class Ledger:
         try:
             with self._connection:
                 yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             what = f"cannot write the ledger {self.path}: {error}"
             advice = "; no label is lost, run the same command again"
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:  # not every error has a code
