@@ -35,8 +35,8 @@ def broken_ledger(path: Path, what: str) -> BrokenLedgerError:
     """
     if (path.parent / COPY_MEMORY).is_file():
         return BrokenLedgerError(
-            f"{what}; no label is lost: move {path} away and run the same `label` command again, which goes on with "
-            f"the copy in the store"
+            f"{what}; no label is lost: move {path} away, with its -journal where there is one, and run the same "
+            f"`label` command again, which goes on with the copy in the store"
         )
     return BrokenLedgerError(
         f"{what}; no label is lost: `autocoarse verify {path.parent} --rebuild` makes the ledger anew from the labels"

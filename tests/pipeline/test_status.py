@@ -193,6 +193,18 @@ def test_an_older_ledger_has_no_total(settings: LabelSettings) -> None:
     assert status.is_complete
 
 
+@pytest.mark.parametrize("plan", ['{"total": 3}', '{"started": "yesterday"}', "7"])
+def test_a_damaged_plan_hides_nothing_else(settings: LabelSettings, plan: str) -> None:
+    """What is done is told as before; the total is not known."""
+    label(settings)
+    with sqlite3.connect(settings.out / "ledger.sqlite") as connection:
+        connection.execute("UPDATE run SET value = ? WHERE name = 'plan'", (plan,))
+    connection.close()
+    status = read_status(Workspace(settings.out))
+    assert status.total is None
+    assert status.done
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     """The message says what a run is."""
     with pytest.raises(MissingFileError, match="is no RUN: it has no labels"):

@@ -1,13 +1,14 @@
 """The ledger: what is committed stays, failures are counted, and a label is believed only if it agrees."""
 
 import os
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from storage.agreement import image_agrees, label_agrees
-from storage.errors import DiskFullError, WorkspaceError
+from storage.errors import BrokenLedgerError, DiskFullError, WorkspaceError
 from storage.ledger import Entry, Ledger
 from storage.object_io import file_digest
 
@@ -64,6 +65,62 @@ def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
     (tmp_path / "l.sqlite").write_bytes(b"no database " * 100)
     with pytest.raises(WorkspaceError, match="cannot open the ledger"):
         Ledger(tmp_path / "l.sqlite")
+
+
+@pytest.mark.parametrize(
+    ("change", "read"),
+    [
+        ("UPDATE run SET value = '{\"scales\": [' WHERE name = 'settings'", lambda ledger: ledger.settings),
+        ("UPDATE notes SET value = 'torn'", lambda ledger: ledger.note("a/x")),
+        ("UPDATE entries SET counts = '[1, '", lambda ledger: ledger.get("a/x")),
+        ("UPDATE entries SET height = 'two'", list),
+        ("UPDATE entries SET sha256 = X'00ff'", list),
+        ("UPDATE entries SET reason = CAST(X'e9e9' AS TEXT)", list),
+        ("DROP TABLE slots; CREATE TABLE slots (other)", lambda ledger: ledger.slots()),
+        ("DELETE FROM run", lambda ledger: ledger),
+        ("DROP TABLE run", lambda ledger: ledger),
+    ],
+)
+def test_what_no_run_has_written_is_damage(tmp_path: Path, change: str, read: Callable[[Ledger], object]) -> None:
+    """Pages may be whole and what they hold may not: it is one kind of error, which says what to do."""
+    path = tmp_path / "l.sqlite"
+    with Ledger(path) as ledger:
+        ledger.claim({"scales": [0.5, 1.0]})
+        ledger.commit([DONE], {"a/x": {"note": 1}})
+    connection = sqlite3.connect(path)
+    connection.executescript(change)
+    connection.close()
+
+    def look() -> None:
+        with Ledger(path, read_only=True) as ledger:
+            read(ledger)
+
+    with pytest.raises(BrokenLedgerError, match=f"autocoarse verify {tmp_path} --rebuild"):
+        look()
+
+
+def test_a_ledger_that_cannot_be_opened_keeps_no_lock(tmp_path: Path) -> None:
+    """Also while its error is still looked at."""
+    path = tmp_path / "l.sqlite"
+    with Ledger(path) as ledger:
+        ledger.commit([DONE])
+    connection = sqlite3.connect(path, timeout=0)
+    connection.execute("UPDATE run SET value = '99' WHERE name = 'format'")
+    connection.commit()
+    with pytest.raises(WorkspaceError, match="has format 99") as caught:
+        Ledger(path)
+    connection.execute("DELETE FROM entries")
+    connection.commit()
+    connection.close()
+    assert caught.value
+
+
+def test_the_ledger_of_a_run_in_a_store_is_fetched_again(tmp_path: Path) -> None:
+    """Its copy is better than what labels tell: the message says how it comes back."""
+    (tmp_path / "copy.json").write_text("{}")
+    (tmp_path / "ledger.sqlite").write_bytes(b"no database " * 100)
+    with pytest.raises(BrokenLedgerError, match="goes on with the copy in the store"):
+        Ledger(tmp_path / "ledger.sqlite")
 
 
 def test_a_label_agrees_by_size_and_time_or_by_hash(tmp_path: Path) -> None:
