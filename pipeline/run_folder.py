@@ -40,8 +40,8 @@ def opened_run(workspace: Workspace) -> Iterator[Ledger]:
         if not workspace.ledger.exists() or not workspace.ledger.stat().st_size:
             _refuse_strangers(workspace)
         with Ledger(workspace.ledger) as ledger, copy or contextlib.nullcontext():
-            if ledger.settings is None:
-                _refuse_strangers(workspace)
+            if not workspace.is_remote and ledger.settings is None and workspace.settings.is_file():
+                _refuse_strangers(workspace)  # an empty one was opened before, and is a ledger by now
             yield ledger
     finally:
         workspace.tidy()
