@@ -15,8 +15,8 @@ gate_option = click.option(
     "--gate",
     multiple=True,
     metavar="COND",
-    help="Such as precision>=0.9 (of every class with enough evidence), precision[pole]>=0.8 or coverage>=0.5: exit 4 "
-    "where it is not met. May be given repeatedly.",
+    help="Such as precision>=0.9 (of every class with enough evidence), precision[pole]>=0.8, precision_low>=0.85 (the "
+    "lower end of its interval) or coverage>=0.5: exit 4 where it is not met. May be given repeatedly.",
 )
 
 

@@ -96,8 +96,9 @@ class Gate:
         """Refuse labels that do not meet the conditions, or of which nothing is known.
 
         Returns:
-            What is not known: of which classes there is too little evidence. They do not fail, and have not passed
-            either. Empty where there are none.
+            What is to be known of labels that have passed: of which classes there is too little evidence, which do not
+            fail, and have not passed either; and which have passed by the estimate of their precision, while the lower
+            end of its interval is below what was asked for. Empty where there are neither.
 
         Raises:
             GateError: a class fails, or there is no class of which enough is known; the message has the figures.
@@ -112,7 +113,24 @@ class Gate:
         compared = self._compared(quality)
         if compared and all(_known(condition, one) is None for condition, one in compared):
             raise GateError(f"the gate {self} is not met, {measured}: {not_known}; measure on more images")
-        return f"the gate {self}, {measured}: {not_known}" if unknown else ""
+        remarks = "; ".join(filter(None, [not_known, self._by_estimate_alone(quality)]))
+        return f"the gate {self}, {measured}: {remarks}" if remarks else ""
+
+    def _by_estimate_alone(self, quality: Quality) -> str:
+        """Which classes meet a condition on their precision that the lower end of its interval does not meet."""
+        unsure = [
+            f"{one.name} {one.precision:.2%} ({one.precision_low:.2%} to {one.precision_high:.2%})"
+            for condition, one in self._compared(quality)
+            if condition.measure == "precision"
+            and _known(condition, one) is not None
+            and one.precision_low is not None
+            and one.precision_low < condition.at_least
+        ]
+        if not unsure:
+            return ""
+        return (
+            f"met by the estimate, the interval reaches below: {_named(unsure)}; precision_low asks for its lower end"
+        )
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.conditions))
@@ -172,7 +190,7 @@ def check_run(gate: Gate, labels: Path) -> list[str]:
         labels: the RUN, or its labels.
 
     Returns:
-        What is not known, as `Gate.check` does.
+        What is not known or not sure, as `Gate.check` does.
 
     Raises:
         GateError: the gate is not met.

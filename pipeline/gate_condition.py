@@ -20,7 +20,7 @@ _CONDITION = re.compile(
 
 _EXPECTED = (
     "expected something like precision>=0.9 or precision[pole]>=0.8: precision, precision_low (the lower end of its "
-    "interval) or coverage, a class in brackets if it is for one alone, and a number from 0 to 1"
+    "interval) or coverage (without an interval), a class in brackets if it is for one alone, and a number from 0 to 1"
 )
 
 

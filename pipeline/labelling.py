@@ -98,7 +98,7 @@ class LabelRun:
     gate: Gate
     """What the labels must meet, by the calibration before and by `coarse` after they are made."""
     gate_not_known: str
-    """What the calibration does not know of it; empty where it knows all."""
+    """Of which classes the calibration does not know whether they meet it, or is not sure; empty where it is of all."""
     forecast: Forecast
     """What the run will take on the disk."""
 

@@ -61,7 +61,15 @@ def test_what_is_no_condition_is_refused_with_the_grammar(text: str) -> None:
     "text",
     [
         *("", "precision", "precision>0.9", "precision>=", "precision>=1.1", "precision>=-1", "precision>=nan"),
-        *("miou>=0.5", "precision[]>=0.5", "precision[pole>=0.5", "precision>=90%", "precision>=0.9,coverage>=0.1"),
+        *(
+            "miou>=0.5",
+            "coverage_low>=0.5",
+            "precision_high>=0.5",
+            "precision[]>=0.5",
+            "precision[pole>=0.5",
+            "precision>=90%",
+            "precision>=0.9,coverage>=0.1",
+        ),
         "0.9<=precision",
     ],
 )
@@ -114,10 +122,19 @@ def test_a_condition_on_a_class_stands_instead_of_that_on_all() -> None:
 
 
 def test_the_lower_end_of_the_interval_may_be_asked_for() -> None:
-    """`precision_low` fails where the precision itself would pass."""
-    quality = of_all(of_class("road", 0.95))
+    """`precision_low` fails where the precision itself would pass, of which is said that it is not sure."""
+    quality = of_all(of_class("road", 0.95), of_class("sky", 1.0))
     assert not Gate.parse("precision>=0.9").failures(quality)
-    assert Gate.parse("precision_low>=0.9").failures(quality)
+    assert "the interval reaches below: road 95.00% (85.00% to 100.00%); precision_low" in Gate.parse(
+        "precision>=0.9"
+    ).check(quality)
+    with pytest.raises(GateError) as caught:
+        Gate.parse("precision_low>=0.9").check(quality)
+    assert str(caught.value).splitlines()[1:] == [
+        "  road: precision 95.00% (85.00% to 100.00%) in 20 images, asked for is precision_low>=0.9"
+    ]
+    assert not Gate.parse("precision_low>=0.85").check(quality)
+    assert not Gate.parse("coverage>=0.5").check(quality)
 
 
 def test_a_class_with_little_evidence_does_not_fail_but_is_named() -> None:
@@ -127,9 +144,10 @@ def test_a_class_with_little_evidence_does_not_fail_but_is_named() -> None:
     assert not gate.failures(quality)
     assert gate.unknown(quality) == ("pole",)
     assert gate.check(quality) == (
-        "the gate precision>=0.9, as the audit of run says: not known, for want of evidence: pole"
+        "the gate precision>=0.9, as the audit of run says: not known, for want of evidence: pole; met by the "
+        "estimate, the interval reaches below: road 95.00% (85.00% to 100.00%); precision_low asks for its lower end"
     )
-    assert not Gate.parse("precision[road]>=0.9").check(quality)
+    assert not Gate.parse("precision[road]>=0.8").check(quality)
 
 
 def test_coverage_asks_for_other_evidence_than_precision() -> None:
