@@ -8,6 +8,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, cast
@@ -28,8 +29,8 @@ from pipeline.teacher_source import TeacherSource
 from pipeline.temperature import TemperatureSums, fit_samples
 from pipeline.threshold_choice import choose_thresholds
 from storage.atomic_file import as_ours
-from storage.errors import ImageError, LabelError
-from storage.out_of_memory import is_out_of_memory
+from storage.errors import ImageError, LabelError, WorkspaceError
+from storage.new_folder import locked
 from storage.schema import ClassSchema, load_schema
 from storage.workspace import remove_partial_files, write_atomically
 from teacher import Teacher, load_teacher
@@ -129,14 +130,11 @@ class CalibrationRun:
         """Fit a temperature on what is not looked at yet; yields the sums after each image.
 
         Raises:
-            WorkspaceError: they cannot be saved.
+            WorkspaceError: they cannot be saved, or another process makes the calibration.
             RuntimeError, MemoryError: the device cannot predict, or has no room for the joint logits of an image.
         """
         assert self.fit is not None, "it is asked for where it is needed"
         settings, saved, measured = self.settings, _fit_file(self.settings.out), dict(self.measured)
-        self._make_folder()
-        last, last_saved = self.fit, time.monotonic()
-        last.save(saved, measured)
 
         def predict(image: npt.NDArray[np.uint8], places: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
             logits = self.teacher.logits(image, settings.scales, flip=settings.flip, fusion=settings.fusion)
@@ -144,15 +142,19 @@ class CalibrationRun:
             chosen = logits.flatten(1).index_select(1, table(places, logits.device)).T
             return cast(npt.NDArray[np.float32], chosen.cpu().numpy())
 
-        try:
-            for sums in fit_samples(self.samples, self.teacher.schema, predict, self.fit):
-                last = sums
-                if time.monotonic() - last_saved > SAVE_SECONDS:
-                    sums.save(saved, measured)
-                    last_saved = time.monotonic()
-                yield sums
-        finally:
+        with self._alone():
+            self._refuse_overtaken(TemperatureSums.read(saved, measured).done, self.fit.done)
+            last, last_saved = self.fit, time.monotonic()
             last.save(saved, measured)
+            try:
+                for sums in fit_samples(self.samples, self.teacher.schema, predict, self.fit):
+                    last = sums
+                    if time.monotonic() - last_saved > SAVE_SECONDS:
+                        sums.save(saved, measured)
+                        last_saved = time.monotonic()
+                    yield sums
+            finally:
+                last.save(saved, measured)
 
     def with_temperature(self, sums: TemperatureSums) -> Self:
         """The run that counts at the temperature that was fitted, or goes on with what was counted.
@@ -170,24 +172,25 @@ class CalibrationRun:
         """Count what is not counted yet; yields the state after each image, and saves it now and then.
 
         Raises:
-            WorkspaceError: it cannot be saved.
+            WorkspaceError: it cannot be saved, or another process makes the calibration.
             RuntimeError, MemoryError: the device cannot predict.
         """
         settings, saved = self.settings, _state_file(self.settings.out)
-        self._make_folder()
-        self.state.save(saved, self.measured)  # what cannot be saved should not be begun
-        source = TeacherSource.of(settings, self.teacher, (0.0,))
-        decider = TeacherDecider(self.teacher, replace(source, temperature=self.measured["temperature"]))
-        last, last_saved = self.state, time.monotonic()
-        try:
-            for state in count_samples(self.samples, self.teacher.schema, decider, self.state):
-                last = state
-                if time.monotonic() - last_saved > SAVE_SECONDS:
-                    state.save(saved, self.measured)
-                    last_saved = time.monotonic()
-                yield state
-        finally:
-            last.save(saved, self.measured)  # also after an error, or Ctrl-C
+        with self._alone():
+            self._refuse_overtaken(read_state(saved, self.measured).done, self.state.done)
+            self.state.save(saved, self.measured)  # what cannot be saved should not be begun
+            source = TeacherSource.of(settings, self.teacher, (0.0,))
+            decider = TeacherDecider(self.teacher, replace(source, temperature=self.measured["temperature"]))
+            last, last_saved = self.state, time.monotonic()
+            try:
+                for state in count_samples(self.samples, self.teacher.schema, decider, self.state):
+                    last = state
+                    if time.monotonic() - last_saved > SAVE_SECONDS:
+                        state.save(saved, self.measured)
+                        last_saved = time.monotonic()
+                    yield state
+            finally:
+                last.save(saved, self.measured)  # also after an error, or Ctrl-C
 
     def result(self, state: CalibrationState) -> Calibration:
         """Choose the thresholds, and write the calibration.
@@ -197,7 +200,7 @@ class CalibrationRun:
 
         Raises:
             LabelError: no image could be counted, or their truth has no pixel with a class.
-            WorkspaceError: the file cannot be written.
+            WorkspaceError: the file cannot be written, or another process makes it.
         """
         settings, schema = self.settings, self.teacher.schema
         if self.finished is not None:
@@ -211,19 +214,28 @@ class CalibrationRun:
             calibration = Calibration(
                 str(settings.out), self.measured, counts, rule, choices, state.failed, state.unknown
             )
-        self._make_folder()
-        write_atomically(settings.out, calibration.to_json(), state_folder(settings.out))
-        shutil.rmtree(state_folder(settings.out))
+        with self._alone():
+            write_atomically(settings.out, calibration.to_json(), state_folder(settings.out))
+            shutil.rmtree(state_folder(settings.out))
         return calibration
 
-    def _make_folder(self) -> None:
-        """Make the folder of what is under way, and throw away what a killed process left half written there."""
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the folder of what is under way for this process, and sweep up what a killed one left half written."""
         folder = state_folder(self.settings.out)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise as_ours(f"cannot make {folder}", error) from error
-        remove_partial_files(folder)
+        with locked(folder / ".lock", self.settings.out):
+            remove_partial_files(folder)
+            yield
+
+    def _refuse_overtaken(self, saved: int, known: int) -> None:
+        """Never go on from what another process has gone on from since it was read."""
+        out = self.settings.out
+        if saved != known or out.exists():
+            raise WorkspaceError(f"another autocoarse process has worked on {out} since; run the same command again")
 
 
 def count_samples(

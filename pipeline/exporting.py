@@ -17,12 +17,12 @@ from pipeline.review_regions import AnnotationWriter, FormatName, ReviewImage
 from pipeline.selection import select
 from pipeline.settings import Settings, settings_digest
 from storage.adoption import Adopted
-from storage.atomic_file import as_ours
-from storage.errors import ImageError, LabelError, LayoutError, MissingFileError, SettingsError, WorkspaceError
+from storage.errors import ImageError, LabelError, LayoutError, MissingFileError, SettingsError
 from storage.image_reader import read_image_size
 from storage.label_png import read_label_png
 from storage.layouts import Item, Layout, list_images, pairing_key
 from storage.ledger import Entry, Ledger
+from storage.new_folder import new_folder
 from storage.object_io import file_digest, file_info
 from storage.run_form import ids_of_run
 from storage.schema import ClassSchema, Ids, load_schema
@@ -92,35 +92,25 @@ def export(settings: ExportSettings) -> Iterator[ExportProgress]:
         LayoutError: nothing is selected, or a selected image is not among the images.
         ImageError: an image is not the one that was labelled.
         LabelError: a label is damaged.
-        WorkspaceError: the folder cannot be written.
+        WorkspaceError: the folder cannot be written, or another process makes it.
     """
     run = Workspace.holding(settings.run)
     if run is None:
         raise MissingFileError(f"{settings.run} is no RUN; name the folder that `label --out` made")
-    out = settings.out
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SettingsError(f"{out} is there and not empty; an export makes a folder of its own, choose another --out")
+    _refuse_what_is_there(settings.out)  # before files are hashed
     schema = load_schema(str(run.classes))
     jobs, ids, digest = _jobs(run, settings)
     images = tuple(job.image for job in jobs)
     manifest = Manifest("export", 1, settings.to, digest, settings.select, schema.to_dict(), ids, images)
-    # a folder of its own beside the output: renamed when all is in it
-    stage = out.absolute().parent / f".{out.absolute().name}.partial"
-    try:
-        shutil.rmtree(stage, ignore_errors=True)  # of an export that was killed
-        stage.mkdir(parents=True)
+    with new_folder(settings.out, _refuse_what_is_there) as stage:
         yield from _write(stage, settings, schema, jobs, ids)
         write_manifest(stage, manifest)
-        if out.is_dir():
-            out.rmdir()
-        stage.rename(out)
-    except WorkspaceError:
-        raise
-    except OSError as error:
-        raise as_ours(f"cannot write {out}", error) from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
     yield ExportProgress(len(jobs), len(jobs), manifest)
+
+
+def _refuse_what_is_there(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise SettingsError(f"{out} is there and not empty; an export makes a folder of its own, choose another --out")
 
 
 def _jobs(run: Workspace, settings: ExportSettings) -> tuple[list[_Job], Ids, str]:

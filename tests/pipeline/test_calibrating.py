@@ -146,6 +146,22 @@ def test_an_interrupted_calibration_loses_nothing(settings: CalibrateSettings) -
     assert calibrate(settings).to_json() == whole
 
 
+def test_two_calibrations_at_a_time_do_not_mix(settings: CalibrateSettings) -> None:
+    """The second one is told so and harms nothing, while the first works and also when it has gone on or finished."""
+    first, second, third = (CalibrationRun.open(settings) for _ in range(3))
+    counting = iter(first)
+    next(counting)
+    with pytest.raises(WorkspaceError, match="another autocoarse process makes"):
+        next(iter(second))
+    counting.close()  # type: ignore[attr-defined] # it is a generator
+    with pytest.raises(WorkspaceError, match=r"has worked on .* since; run the same command again"):
+        next(iter(second))
+    whole = calibrate(settings).to_json()
+    with pytest.raises(WorkspaceError, match=r"has worked on .* since; run the same command again"):
+        next(iter(third))
+    assert settings.out.read_bytes() == whole
+
+
 def test_a_temperature_is_fitted_first_and_goes_on_as_well(settings: CalibrateSettings) -> None:
     """Stopped in the fit and in the counting, the file is that of an undisturbed calibration, and is found again."""
     settings = settings.model_copy(update={"fit_temperature": True})

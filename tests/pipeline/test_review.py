@@ -26,6 +26,7 @@ from storage.errors import (
     LabelError,
     LayoutError,
     SettingsError,
+    WorkspaceError,
 )
 from storage.label_map import LabelMap
 from storage.label_png import read_label_values, read_provenance
@@ -172,6 +173,20 @@ def test_an_export_that_fails_leaves_nothing(data: Path, make_image: Callable[..
     (data / "images/b/1.png").unlink()
     with pytest.raises(LayoutError, match="1 of 3 selected labels have no image"):
         hand_out(data, out=data / "other")
+
+
+def test_two_exports_at_a_time_do_not_mix(data: Path) -> None:
+    """The second one is told so, and what the first makes is whole: as many labels in the tool's file as handed out."""
+    out = data / "export-coco"
+    values = {"run": data / "run", "images": data / "images", "to": "coco", "out": out}
+    first = export(ExportSettings.checked(**values, select=("all",)))
+    next(first)
+    with pytest.raises(WorkspaceError, match="another autocoarse process"):
+        list(export(ExportSettings.checked(**values, select=("ignore:1",))))
+    *_, last = first
+    assert last.manifest is not None
+    assert len(last.manifest.images) == len(LABELS)
+    assert take_back(data, out / FILES["coco"]).imported == len(LABELS)
 
 
 def test_a_corrected_label_comes_back_and_its_changed_pixels_are_counted(data: Path) -> None:
