@@ -62,10 +62,13 @@ def audit(*, run: Path, coarse: Path, classes: str | None, out: Path | None, as_
 
 def _classes_and_place(labels: Path, classes: str | None, out: Path | None) -> "tuple[ClassSchema, Path]":
     """The classes, and the file that the audit is written into; a RUN has both."""
+    from pipeline.audit_file import refuse_others
     from storage.errors import SettingsError
     from storage.schema import load_schema
     from storage.workspace import Workspace
 
+    if out is not None:
+        refuse_others(out)
     if (run := Workspace.holding(labels)) is not None:
         classes, out = classes or str(run.classes), out or run.audit
     if classes is None or out is None:

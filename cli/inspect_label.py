@@ -37,6 +37,8 @@ def inspect_label(*, file: Path, classes: str | None, ids: "Ids | None", picture
     from storage.schema import load_schema
 
     console = Console(as_json=as_json)
+    if picture is not None:
+        _refuse_picture(picture)
     schema = None if classes is None else load_schema(classes)
     found = inspect(file, schema, ids)
     _say_what_it_is(found, console)
@@ -86,13 +88,19 @@ def _print_histogram(found: "Inspection", console: Console) -> None:
         console.say("share of scales: " + ", ".join(f"{name} {value:.1%}" for name, value in found.attention.items()))
 
 
-def _draw(found: "Inspection", schema: "ClassSchema | None", picture: Path, console: Console) -> None:
-    from pipeline.inspection_picture import label_picture
+def _refuse_picture(picture: Path) -> None:
+    from storage.atomic_file import refuse_existing
     from storage.errors import SettingsError
-    from storage.workspace import write_atomically
 
     if picture.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise SettingsError(f"picture {picture} is neither a .png nor a .jpg; choose such a name")
+    refuse_existing(picture)  # it may be the very label, or its image
+
+
+def _draw(found: "Inspection", schema: "ClassSchema | None", picture: Path, console: Console) -> None:
+    from pipeline.inspection_picture import label_picture
+    from storage.workspace import write_atomically
+
     file = io.BytesIO()
     label_picture(found, schema).save(file, "PNG" if picture.suffix.lower() == ".png" else "JPEG")
     write_atomically(picture, file.getvalue())

@@ -70,12 +70,12 @@ def _write(
     console: Console,
 ) -> None:
     from pipeline.teacher_file import describe_with_classes
+    from storage.atomic_file import refuse_existing
     from storage.class_table import propose
     from storage.errors import SettingsError
     from storage.workspace import write_atomically
 
-    if write.exists():
-        raise SettingsError(f"{write} is there already, perhaps with work of yours in it: choose another name")
+    refuse_existing(write)
     if card.teacher.digest is None:
         raise SettingsError(f"{teacher} is only a name: there are no labels to be described; give --weights")
     labels = card.teacher.labels or card.teacher.classes

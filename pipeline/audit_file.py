@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from pipeline.quality import ClassQuality, Quality
+from storage.atomic_file import refuse_without_folder
 from storage.errors import MissingFileError, SettingsError
 from storage.workspace import write_atomically
 
@@ -138,6 +139,20 @@ def write_audit(path: Path, audit: Audit) -> None:
         WorkspaceError: it cannot be written.
     """
     write_atomically(path, to_json(audit))
+
+
+def refuse_others(path: Path) -> None:
+    """Never write over a file that is no audit; an older audit is replaced.
+
+    Raises:
+        SettingsError: something else is there, or the file has no folder.
+    """
+    refuse_without_folder(path)
+    if path.exists():
+        try:
+            read_audit(path)
+        except SettingsError as error:
+            raise SettingsError(f"{path} is there and no audit, so it is not replaced: choose another --out") from error
 
 
 def read_audit(path: Path) -> Audit:

@@ -18,7 +18,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from pipeline.padded_like_tensorflow import evenly_padded, pad_same_upper
-from storage.errors import CheckpointError, SettingsError, first_line
+from storage.atomic_file import refuse_existing
+from storage.errors import CheckpointError, SettingsError
 from storage.workspace import write_atomically
 from teacher.checkpoint import Checkpoint, load_checkpoint
 from teacher.foreign.contract import ModelSettings
@@ -70,14 +71,14 @@ def export_network(checkpoint: Path, out: Path, size: tuple[int, int] | None = N
 
     Args:
         checkpoint: of autocoarse.
-        out: the file to write, .onnx or .pt2; an existing one is replaced. Its folder exists.
+        out: the file to write, .onnx or .pt2, which is not there yet. Its folder exists.
         size: the only (height, width) of images that it is to take, for runtimes that want one; None: any.
 
     Raises:
         MissingFileError: there is no such checkpoint.
         CheckpointError: it cannot be used, or the export does not say what the network says; nothing is written then.
-        SettingsError: the suffix is unknown, the size too small, what writes ONNX is not installed, or the network
-            cannot be exported so.
+        SettingsError: the suffix is unknown, the file is there already, the size too small, what writes ONNX is not
+            installed, or the network cannot be exported so.
         WorkspaceError: the file cannot be written.
     """
     if out.suffix not in SUFFIXES:
@@ -86,8 +87,7 @@ def export_network(checkpoint: Path, out: Path, size: tuple[int, int] | None = N
         )
     if size is not None and min(size) < LEAST_SIDE:
         raise SettingsError(f"size is {size[1]}x{size[0]}, expected sides of at least {LEAST_SIDE} pixels")
-    if not out.parent.is_dir():
-        raise SettingsError(f"{out.parent} is no folder; make it first")
+    refuse_existing(out)
     loaded = load_checkpoint(checkpoint)
     network = network_with(loaded.spec, loaded.state_dict, str(checkpoint)).eval().requires_grad_(requires_grad=False)
     notes = _notes(loaded)

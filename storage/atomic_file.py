@@ -5,7 +5,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from storage.errors import DiskFullError, WorkspaceError
+from storage.errors import DiskFullError, SettingsError, WorkspaceError
 
 
 def write_atomically(path: Path, content: bytes, scratch: Path | None = None) -> None:
@@ -36,6 +36,29 @@ def write_atomically(path: Path, content: bytes, scratch: Path | None = None) ->
         if isinstance(error, OSError):
             raise as_ours(f"cannot write {path}", error) from error
         raise
+
+
+def refuse_existing(path: Path) -> None:
+    """Never write over a file that may be somebody's; to be asked before the work, as is whether it can be written.
+
+    Raises:
+        SettingsError: something is there, or its folder is not.
+    """
+    refuse_without_folder(path)
+    if path.exists() or path.is_symlink():
+        raise SettingsError(
+            f"{path} is there already, perhaps with work of yours in it: choose another name, or remove it"
+        )
+
+
+def refuse_without_folder(path: Path) -> None:
+    """Say before the work, and not after it, that a file has no folder to be written into.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    if not path.parent.is_dir():
+        raise SettingsError(f"{path.parent} is no folder; make it first")
 
 
 def remove_partial_files(folder: Path) -> None:

@@ -263,3 +263,18 @@ def test_trains_gate_needs_labels_that_it_is_on(data: Path) -> None:
     plain = train(data, "--auto-labels", data / "same", "--gate", "precision>=0.9")
     assert plain.exit_code == 2
     assert "is no RUN" in plain.stderr
+
+
+def test_an_audit_replaces_nothing_but_an_audit(data: Path) -> None:
+    """A file that --out names by mistake stays; an older audit of that name is made anew; no folder is told at once."""
+    mine = data / "images/0.png"
+    before = mine.read_bytes()
+    result = invoke("audit", data / "run", "--coarse", data / "same", "--out", mine)
+    assert result.exit_code == 2, result.output
+    assert "is there and no audit" in result.stderr
+    assert mine.read_bytes() == before
+    result = invoke("audit", data / "run", "--coarse", data / "same", "--out", data / "absent/audit.json")
+    assert (result.exit_code, "is no folder" in result.stderr) == (2, True)
+    for coarse in ("same", "other"):
+        assert invoke("audit", data / "run", "--coarse", data / coarse, "--out", data / "audit.json").exit_code == 0
+    assert read_audit(data / "audit.json").precision == 0

@@ -256,6 +256,16 @@ def test_a_map_of_another_size_is_told(make_run: MakeRun) -> None:
     assert "remove the map" in result.output
 
 
+def test_a_picture_never_takes_the_place_of_a_file(make_run: MakeRun, classes: Path) -> None:
+    """Not even that of the label which is drawn."""
+    label = make_run()
+    before = label.read_bytes()
+    result = invoke("inspect", label, "--classes", classes, "--picture", label)
+    assert result.exit_code == 2
+    assert "is there already" in result.output
+    assert label.read_bytes() == before
+
+
 def test_a_picture_has_a_known_form(make_run: MakeRun, tmp_path: Path, classes: Path) -> None:
     """Other endings than PNG and JPEG are refused before anything is drawn."""
     result = invoke("inspect", make_run(), "--classes", classes, "--picture", tmp_path / "label.svg")

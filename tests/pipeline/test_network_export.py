@@ -208,6 +208,14 @@ def test_what_cannot_be_exported_so_is_refused(
         export_network(exported.checkpoint, tmp_path / name, size)
 
 
+def test_a_file_that_is_there_is_not_replaced(exported: Exported, tmp_path: Path) -> None:
+    """It may be somebody's: it stays as it was."""
+    (tmp_path / "network.pt2").write_text("mine")
+    with pytest.raises(SettingsError, match="is there already"):
+        export_network(exported.checkpoint, tmp_path / "network.pt2", None)
+    assert (tmp_path / "network.pt2").read_text() == "mine"
+
+
 def test_the_command_says_what_it_wrote(exported: Exported, tmp_path: Path) -> None:
     """`export-network` writes the file and tells the difference, also as JSON; another suffix is a usage error."""
     arguments = ["export-network", str(exported.checkpoint), "--size", "96x64", "--json", "--out"]
