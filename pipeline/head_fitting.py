@@ -20,15 +20,25 @@ from pipeline.samples import Sample, fingerprint_files, read_ahead
 from pipeline.settings import settings_difference
 from pipeline.teacher_file import describe_with_attention
 from storage.atomic_file import as_ours, remove_partial_files
-from storage.errors import ForeignSettingsError, LabelError, SettingsError, WorkspaceError
+from storage.errors import (
+    CheckpointError,
+    ForeignSettingsError,
+    LabelError,
+    MissingFileError,
+    SettingsError,
+    WorkspaceError,
+)
 from storage.schema import load_schema
 from storage.workspace import write_atomically
 from teacher import Teacher, load_teacher
 from teacher.ensemble import EnsemblePredictor
-from teacher.foreign.scale_head import HeadRecord, ScaleHead, save_head
+from teacher.foreign.scale_head import HeadRecord, ScaleHead, load_head, save_head
 
 TABLE = "fit-attention"
 """Of the settings."""
+
+_TOLD = ("head", "scales", "trained_on", "judged_on", "fusions")
+"""What a report says beside the question."""
 
 Stage = Literal["predict", "fit", "judge"]
 
@@ -90,10 +100,12 @@ class HeadFolder:
             return None
         except OSError as error:
             raise as_ours(f"cannot read {self.report}", error) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise WorkspaceError(f"{self.report} is damaged; remove it to fit the head again") from error
         if not isinstance(found, dict) or not isinstance(found.get("question"), dict):
             raise WorkspaceError(f"{self.report} is no report of a fit; choose another --out")
+        if lacking := [name for name in _TOLD if name not in found]:
+            raise WorkspaceError(f"{self.report} says nothing of {', '.join(lacking)}; remove it to fit the head again")
         return found
 
 
@@ -217,7 +229,18 @@ def _is_finished(folder: HeadFolder, question: Mapping[str, Any]) -> bool:
             f"{folder.root} holds a head that was fitted otherwise:\n{settings_difference(found['question'], now)}\n"
             f"choose another --out, or remove {folder.root}"
         )
-    return folder.head.is_file() and folder.teacher.is_file()
+    return folder.teacher.is_file() and _is_of_report(folder.head, found["head"])
+
+
+def _is_of_report(path: Path, digest: str) -> bool:
+    """Whether the head that a report is of is there, and whole; another one is somebody's."""
+    try:
+        head = load_head(path)
+    except (MissingFileError, CheckpointError):
+        return False
+    if head.digest != digest:
+        raise ForeignSettingsError(f"{path} is another head than the one that was fitted here; move it away")
+    return True
 
 
 def _refuse_attention(teacher: Teacher, name: str) -> None:

@@ -77,6 +77,30 @@ def test_a_finished_fit_describes_the_teacher_where_it_is_now(command: list[str 
     assert "moved.pt" in (tmp_path / "fit/teacher.toml").read_text()
 
 
+def test_what_is_damaged_is_fitted_again_or_told(command: list[str | Path], tmp_path: Path) -> None:
+    """A damaged head is made anew, as it was; another's is not written over; a damaged report is told to be removed."""
+    assert invoke(*command).exit_code == 0
+    head, report = tmp_path / "fit/attention.safetensors", tmp_path / "fit/fit.json"
+    whole, said = head.read_bytes(), report.read_text()
+    head.write_bytes(whole[:100])
+    assert invoke(*command).exit_code == 0
+    assert head.read_bytes() == whole
+    other = invoke(*command, "--seed", "1", "--out", tmp_path / "other")
+    assert other.exit_code == 0, other.output
+    head.write_bytes((tmp_path / "other/attention.safetensors").read_bytes())
+    refused = invoke(*command)
+    assert refused.exit_code == 2
+    assert "is another head than the one that was fitted here" in refused.stderr
+    assert head.read_bytes() == (tmp_path / "other/attention.safetensors").read_bytes()
+    content = json.loads(said)
+    del content["fusions"]
+    for text in (json.dumps(content), "[" * 100_000, said[:-100]):
+        report.write_text(text)
+        damaged = invoke(*command)
+        assert damaged.exit_code == 1
+        assert "remove it to fit the head again" in damaged.stderr
+
+
 def test_the_figures_are_those_of_the_evaluation(command: list[str | Path], tmp_path: Path) -> None:
     """What the report says of each way to fuse is what the teacher gives by it, up to the rounding of kept logits."""
     options = ["--scales", "0.5,1,2", "--val-images", tmp_path / "val", "--val-labels", tmp_path / "val_labels"]
