@@ -1,6 +1,7 @@
 """The command `autocoarse`: collects its subcommands and turns errors into messages and exit codes."""
 
 import contextlib
+import errno
 import json
 import signal
 import threading
@@ -52,15 +53,11 @@ class Commands(click.Group):
             raise  # whoever read the output has gone; click ends quietly
         except OSError as error:
             where = "" if error.filename is None else f"{error.filename}: "
-            _end(ctx, f"{where}{error.strerror or error}", ExitCode.FAILED)
-        except (RuntimeError, MemoryError) as error:
-            told = str(error) or "out of memory"
-            if is_out_of_memory(error):
-                advice = "use smaller batches, images, crops or scales, or another --device"
-            elif told.startswith("CUDA error"):
-                told = told.partition("\n")[0]  # the rest is for who writes kernels
-                advice = "the GPU has failed, or cannot be used: see `autocoarse doctor`, or take another --device"
-            else:
+            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            _end(ctx, f"{where}{error.strerror or error}", ExitCode.BUDGET_OR_GATE if is_full else ExitCode.FAILED)
+        except RuntimeError as error:
+            # known by its name: importing torch, whose error it is, would slow down every --help
+            if type(error).__name__ != "OutOfMemoryError":
                 raise
             _end(ctx, f"{told}\n{advice}", ExitCode.FAILED)
         except KeyboardInterrupt:

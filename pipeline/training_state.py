@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from pipeline.settings import settings_difference
-from storage.errors import CheckpointError, ForeignSettingsError, WorkspaceError
+from storage.atomic_file import as_ours
+from storage.errors import CheckpointError, ForeignSettingsError
 from storage.workspace import remove_partial_files, write_atomically
 
 
@@ -90,7 +91,7 @@ class TrainingFolder:
         try:
             self.states.mkdir(exist_ok=True)
         except OSError as error:
-            raise WorkspaceError(f"cannot make {self.states}: {error.strerror}") from error
+            raise as_ours(f"cannot make {self.states}", error) from error
         latest = self.states / f"step-{state['step']:09d}.pt"
         write_atomically(latest, content.getvalue())
         # a state beyond this one is left of a run that went back to an earlier one
@@ -120,9 +121,7 @@ class TrainingFolder:
             with self.log.open("a") as file:
                 file.write(json.dumps(entry) + "\n")
         except OSError as error:
-            raise WorkspaceError(
-                f"cannot write {self.log}: {error.strerror}; run the same command again to go on from the last state"
-            ) from error
+            raise as_ours(f"cannot write {self.log}", error) from error
 
     def save_metrics(self, metrics: Mapping[str, object]) -> None:
         """Write what the run ended with.

@@ -81,25 +81,18 @@ def run_command_that_raises(error: BaseException) -> Result:
 
 
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("error", "code", "says"),
     [
-        (PermissionError(13, "Permission denied", "secret.png"), "autocoarse work: secret.png: Permission denied\n"),
-        (OSError(28, "No space left on device"), "autocoarse work: No space left on device\n"),
-        (TimeoutError("timed out"), "autocoarse work: timed out\n"),
-        (torch.OutOfMemoryError("CUDA out of memory."), "autocoarse work: CUDA out of memory.\nuse smaller batches"),
-        (
-            RuntimeError("CUDA error: out of memory\nSearch for it"),
-            "autocoarse work: CUDA error: out of memory\nSearch for it\nuse",
-        ),
-        (RuntimeError("CPU: not enough memory: you tried"), "autocoarse work: CPU: not enough memory: you tried\nuse"),
-        (MemoryError(), "autocoarse work: out of memory\nuse smaller batches"),
-        (RuntimeError("CUDA error: no kernel image\nFor"), "autocoarse work: CUDA error: no kernel image\nthe GPU has"),
+        (PermissionError(13, "Permission denied", "secret.png"), 1, "autocoarse work: secret.png: Permission denied\n"),
+        (OSError(28, "No space left on device"), 4, "autocoarse work: No space left on device\n"),
+        (TimeoutError("timed out"), 1, "autocoarse work: timed out\n"),
+        (torch.OutOfMemoryError("CUDA out of memory."), 1, "autocoarse work: CUDA out of memory.\nuse smaller batches"),
     ],
 )
-def test_what_the_machine_refuses_is_a_message(error: Exception, says: str) -> None:
-    """A full disk, a forbidden file and too little memory are exit code 1 and name the file, if there is one."""
+def test_what_the_machine_refuses_is_a_message(error: Exception, code: int, says: str) -> None:
+    """A forbidden file and too little memory are exit code 1, a full disk is 4; the file is named, if there is one."""
     result = run_command_that_raises(error)
-    assert result.exit_code == 1
+    assert result.exit_code == code
     assert result.stderr.startswith(says)
     assert isinstance(result.exception, SystemExit), "an error that reaches the top is a traceback"
 

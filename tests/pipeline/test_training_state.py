@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.training_state import TrainingFolder
-from storage.errors import CheckpointError, ForeignSettingsError, WorkspaceError
+from storage.errors import CheckpointError, DiskFullError, ForeignSettingsError, WorkspaceError
 
 SETTINGS = {"steps": 9}
 
@@ -91,6 +91,15 @@ def test_full_disk_leaves_the_states_that_are_there(tmp_path: Path, monkeypatch:
     monkeypatch.undo()
     assert names(folder) == ["step-000000003.pt"]
     assert folder.load_state(SETTINGS)[0] is not None
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is Linux's")
+def test_a_log_that_has_no_room_is_a_full_disk(tmp_path: Path) -> None:
+    """The command ends as it does wherever else the disk is full."""
+    folder = TrainingFolder(tmp_path)
+    folder.log.symlink_to("/dev/full")
+    with pytest.raises(DiskFullError, match=r"log\.jsonl: No space left"):
+        folder.append_log({"step": 1})
 
 
 def test_log_is_cut_back_to_a_step(tmp_path: Path) -> None:
