@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from hypothesis import HealthCheck
+from hypothesis import settings as settings_of_hypothesis
 from PIL import Image
 
 from pipeline.machine import sees_gpu_files
@@ -36,6 +38,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 MakeImage = Callable[..., npt.NDArray[np.uint8]]
+
+# how long an example takes says something of the machine and what else it does, and nothing of the code
+settings_of_hypothesis.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings_of_hypothesis.load_profile("patient")
 
 
 @pytest.fixture
@@ -164,7 +170,7 @@ class DaskCluster:
         return process
 
     def _wait_for_port(self, process: subprocess.Popen[bytes]) -> None:
-        for _ in range(600):
+        for _ in range(6000):
             assert process.poll() is None, "the scheduler has ended"
             with socket.socket() as probe:
                 if not probe.connect_ex(("127.0.0.1", self.port)):

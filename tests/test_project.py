@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 import pytest
+from hypothesis import HealthCheck, settings
 
 from cli.main import main
 
@@ -40,3 +41,9 @@ def test_every_relative_link_leads_somewhere(page: str) -> None:
     links = re.findall(r"\]\(([^)\s#]+)", path.read_text("utf-8"))
     missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
     assert not missing
+
+
+def test_no_property_fails_for_want_of_speed() -> None:
+    """An example may take as long as it takes, also where other work keeps the machine busy."""
+    assert settings().deadline is None
+    assert HealthCheck.too_slow in settings().suppress_health_check

@@ -17,7 +17,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from tests.browser.sample_report import write_report
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-PATIENCE = 15.0
+PATIENCE = 90.0
 """Seconds until something that does not come is a failure."""
 
 

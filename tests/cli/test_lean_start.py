@@ -38,7 +38,7 @@ def test_labelling_with_hrnet_imports_nothing_heavy(tmp_path: Path, schema: Clas
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "run" / "labels" / "one.png").exists()

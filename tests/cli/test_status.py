@@ -182,7 +182,7 @@ def test_watching_ends_with_the_run(settings: LabelSettings) -> None:
         for _ in run:
             pass
     assert run.summary.labelled == IMAGES
-    as_json, plain = ((watcher.communicate(timeout=60), watcher.returncode) for watcher in watchers)
+    as_json, plain = ((watcher.communicate(timeout=300), watcher.returncode) for watcher in watchers)
     assert (as_json[1], plain[1]) == (0, 0)
     looks = [json.loads(line) for line in [first[0], *as_json[0][0].splitlines()]]
     assert [look["at_work"] for look in looks] == [True] * (len(looks) - 1) + [False]
@@ -197,7 +197,7 @@ def test_watching_a_run_that_ends_with_work_left_is_exit_code_3(settings: LabelS
     with LabelRun(settings):
         watcher = watch(settings.out)
         _first_line(watcher)
-    out, _ = watcher.communicate(timeout=60)
+    out, _ = watcher.communicate(timeout=300)
     assert watcher.returncode == 3
     assert "stopped\n  0 of 3 done" in out
 
@@ -208,7 +208,7 @@ def test_ctrl_c_ends_watching_quietly(settings: LabelSettings) -> None:
         watcher = watch(settings.out)
         _first_line(watcher)
         watcher.send_signal(signal.SIGINT)
-        _, told = watcher.communicate(timeout=60)
+        _, told = watcher.communicate(timeout=300)
         assert (watcher.returncode, told.strip()) == (130, "")
         for _ in run:
             pass
@@ -233,7 +233,7 @@ def test_a_terminal_shows_one_look_over_the_other(settings: LabelSettings) -> No
         while more := os.read(terminal, 4096):
             shown += more
     os.close(terminal)
-    assert watcher.wait(timeout=60) == 3
+    assert watcher.wait(timeout=300) == 3
     first, second, *_ = shown.decode().split("\x1b[J")
     rows = first.replace("\r", "").splitlines()
     assert rows.pop() == f"\x1b[{len(rows)}F"

@@ -139,7 +139,7 @@ def store_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     with (tmp_path_factory.mktemp("store") / "log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        for _ in range(300):
+        for _ in range(3000):
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
@@ -189,6 +189,59 @@ def slow(self, images, *args, **kwargs):
 Teacher.decide = slow
 """
 
+_AFTER_OTHERS = """
+import os, pathlib, time
+from pipeline.teacher_source import TeacherSource
+from teacher.inference import Teacher
+load, decide, there = TeacherSource.load, Teacher.decide, pathlib.Path({folder!r})
+def loaded(*args, **kwargs):
+    made = load(*args, **kwargs)
+    (there / str(os.getpid())).touch()
+    return made
+def together(self, images, *args, **kwargs):
+    while len(list(there.iterdir())) < {count}:
+        time.sleep(0.01)
+    time.sleep({seconds})
+    return decide(self, images, *args, **kwargs)
+TeacherSource.load, Teacher.decide = loaded, together
+"""
+
+_SLOW_PROCESS = """
+import importlib.util, sys, time
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name != "teacher.inference":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        run = spec.loader.exec_module
+        def exec_module(module):
+            run(module)
+            decide = module.Teacher.decide
+            module.Teacher.decide = lambda *args, **kwargs: (time.sleep({seconds}), decide(*args, **kwargs))[1]
+        spec.loader.exec_module = exec_module
+        return spec
+sys.meta_path.insert(0, Finder())
+"""
+"""Python runs it as it starts: nothing is imported before its time."""
+
+
+@pytest.fixture
+def slowly(tmp_path: Path) -> Callable[[float], dict[str, str]]:
+    """The environment of a command whose device takes so many seconds a batch, whatever processes it starts.
+
+    Whoever is to stop it in the middle has time for that, also where other work keeps the machine busy.
+    """
+
+    def environment(seconds: float) -> dict[str, str]:
+        folder = tmp_path / "slow-process"
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(_SLOW_PROCESS.format(seconds=seconds))
+        path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+        return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+
+    return environment
+
 
 @dataclass
 class Night:
@@ -223,6 +276,13 @@ class Night:
         """The options of a worker whose device takes its time, so that something can happen meanwhile."""
         return self.preload("slow", _SLOW.format(seconds=seconds))
 
+    def slow_together(self, seconds: float, count: int) -> tuple[str, str]:
+        """The options of workers that take their time as well, and begin when so many of them are there."""
+        there = self.folder / "there"
+        there.mkdir()
+        text = _AFTER_OTHERS.format(folder=str(there), count=count, seconds=seconds)
+        return self.preload("slow_together", text)
+
     def check(self, run: LabelRun, failed: tuple[str, ...] = ()) -> None:
         """Labels are those of an undisturbed run, each item has one entry, and what `verify` can prove is proven."""
         with LabelRun(self.settings("whole")) as whole:
@@ -250,7 +310,7 @@ def night(
 ) -> Night:
     """A set to label, in shards that take no time."""
     monkeypatch.setattr(dask_workers, "SHARD_SECONDS", 0.5)
-    monkeypatch.setattr(dask_workers, "_GRACE_SECONDS", 60.0)  # on a busy machine workers are long in coming
+    monkeypatch.setattr(dask_workers, "_GRACE_SECONDS", 600.0)  # on a busy machine workers are long in coming
     one = Night(tmp_path, tiny_teacher)
     for number in range(one.images):
         make_image(tmp_path / f"images/{number % 3}/{number:02d}.png", (40, 56), number)

@@ -22,7 +22,11 @@ IN_FLIGHT = 5
 
 @pytest.mark.parametrize("kill_after", [1, 9])
 def test_a_killed_run_is_finished_by_the_same_command(
-    tmp_path: Path, tiny_teacher: Path, make_image: Callable[..., object], kill_after: int
+    tmp_path: Path,
+    tiny_teacher: Path,
+    make_image: Callable[..., object],
+    slowly: Callable[[float], dict[str, str]],
+    kill_after: int,
 ) -> None:
     """Kill -9, then the same command: labels byte for byte those of an undisturbed run, and none is made twice."""
     for number in range(IMAGES):
@@ -33,7 +37,7 @@ def test_a_killed_run_is_finished_by_the_same_command(
     subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, env=environment, capture_output=True)
 
     out = tmp_path / "killed"
-    process = subprocess.Popen([*command, "--out", str(out)], env=environment, stderr=subprocess.PIPE)
+    process = subprocess.Popen([*command, "--out", str(out)], env=slowly(0.15), stderr=subprocess.PIPE)
     while len(list(out.rglob("labels/**/*.png"))) < kill_after:
         assert process.poll() is None, process.communicate()
         time.sleep(0.001)

@@ -1,7 +1,6 @@
 """Runs whose images and labels lie in an object store, over real sockets, and what goes wrong on the way."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -194,17 +193,16 @@ def test_refused_credentials_and_missing_buckets_are_said_at_once(
 
 
 def test_a_killed_driver_whose_machine_is_lost_goes_on_elsewhere(
-    case: Case, tmp_path: Path, make_image: Callable[..., object]
+    case: Case, tmp_path: Path, make_image: Callable[..., object], slowly: Callable[[float], dict[str, str]]
 ) -> None:
     """Kill -9 and no state folder any more: another machine goes on from the ledger's copy, and nothing is lost."""
     for number in range(9, 40):
         path = tmp_path / f"images/{number % 3}/{number}.png"
         make_image(path, (120, 160), number)
         put_object(as_path(IMAGES) / path.relative_to(tmp_path / "images").as_posix(), path.read_bytes())
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     driver = subprocess.Popen(
         [sys.executable, "-c", DRIVER, *case.arguments()],
-        env=environment,
+        env=slowly(0.15),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

@@ -1,6 +1,8 @@
 """Workers that are not what a run needs: other versions, folders, clocks, without the teacher's file, or strangers."""
 
 import subprocess
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ def test_a_worker_of_another_version_is_refused_with_both_named(
     with LabelRun(night.settings(scheduler=cluster.address)) as run, mixed:
         list(run)
     cluster.start_worker("--no-nanny")
-    monkeypatch.setattr(dask_workers, "_GRACE_SECONDS", 60.0)
+    monkeypatch.setattr(dask_workers, "_GRACE_SECONDS", 600.0)
     with LabelRun(night.settings(scheduler=cluster.address)) as run:
         assert len(list(run)) == night.images
         assert len(refused(run)) == 1
@@ -68,6 +70,19 @@ def read_only(folder: Path) -> tuple[str, ...]:
     return in_namespace(folder, f'mount --bind "{folder}" "{folder}" && mount -o remount,bind,ro "{folder}"')
 
 
+WAITS = """
+import os, time
+from teacher.inference import Teacher
+decide = Teacher.decide
+def waits(*args, **kwargs):
+    end = time.monotonic() + 300
+    while not os.path.exists({sign!r}) and time.monotonic() < end:
+        time.sleep(0.01)
+    return decide(*args, **kwargs)
+Teacher.decide = waits
+"""
+
+
 def test_a_worker_that_cannot_write_the_run_is_not_used(
     cluster: Any,
     night: Any,
@@ -79,8 +94,16 @@ def test_a_worker_that_cannot_write_the_run_is_not_used(
     cluster.start_scheduler()
     for one in before:
         cluster.start_worker("--no-nanny", before=one)
-    cluster.start_worker("--no-nanny", *night.slow(0.5))
+    sign = tmp_path / "both are refused"
+    cluster.start_worker("--no-nanny", *night.preload("waits", WAITS.format(sign=str(sign))))
     with LabelRun(night.settings(scheduler=cluster.address)) as run:
+
+        def look() -> None:
+            while len(refused(run)) < 2:
+                time.sleep(0.05)
+            sign.touch()
+
+        threading.Thread(target=look, daemon=True).start()
         assert len(list(run)) == night.images
         reasons = refused(run)
         for reason in ("Read-only", "does not see the run"):

@@ -34,7 +34,7 @@ def test_a_worker_that_is_killed_costs_nothing(
     (tmp_path / "images/9").mkdir()
     (tmp_path / "images/9/bad.png").write_bytes(b"no image")
     cluster.start_scheduler()
-    slow = night.slow(0.3)
+    slow = night.slow_together(0.3, 2)
     victims = [cluster.start_worker("--no-nanny", *slow) for _ in range(2)]
     with LabelRun(night.settings(scheduler=cluster.address)) as run:
         entries = iter(run)
@@ -165,7 +165,7 @@ def test_a_late_worker_is_not_waited_for(
     """Stopped in the middle, it has its last shard given to one that has nothing else to do."""
     monkeypatch.setattr(dask_workers, "_LATE", 1.0)
     cluster.start_scheduler()
-    slow = night.slow(0.2)
+    slow = night.slow_together(0.2, 2)
     late, _ = (cluster.start_worker("--no-nanny", *slow) for _ in range(2))
     with LabelRun(night.settings(scheduler=cluster.address)) as run:
         entries = iter(run)

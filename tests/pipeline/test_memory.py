@@ -40,7 +40,7 @@ def run_script(script: str) -> list[int]:
     """The numbers that a script prints, in a process of its own."""
     root = Path(__file__).resolve().parents[2]
     run = subprocess.run(
-        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False, timeout=600
     )
     if "AssertionError" in run.stderr:
         pytest.skip("the C library is not glibc")

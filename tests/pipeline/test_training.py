@@ -175,7 +175,7 @@ def test_killed_process_leaves_a_run_to_go_on_with(data: Path) -> None:
         "    if p.phase == 'training' and p.done == 4: os._exit(9)\n"
     )
     root = Path(__file__).resolve().parents[2]
-    process = subprocess.run([sys.executable, "-c", script], cwd=root, check=False, timeout=120)
+    process = subprocess.run([sys.executable, "-c", script], cwd=root, check=False, timeout=600)
     assert process.returncode == 9
     assert not (data / "out/checkpoint.pt").exists()
     resumed, _ = run(settings)

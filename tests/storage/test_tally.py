@@ -1,6 +1,7 @@
 """What a ledger's entries add up to: the same whatever the groups, and never in the way of its run."""
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,8 @@ def test_a_run_commits_while_its_entries_are_added_up(tmp_path: Path, monkeypatc
         try:
             for number in range(1000, 1060):
                 ledger.commit([done(f"{number:05}", number)])
+            while not (reads or problems):
+                time.sleep(0.001)
         finally:
             ended.set()
             for watcher in watchers:
