@@ -159,6 +159,7 @@ def _follow(run: "LabelRun", console: Console) -> None:
             if entry.status == "failed":
                 failures.add(entry.reason)
             _warn_of_shortage(run, console)
+    _warn_of_refused(run, console, refused)  # those of the last moment
     _warn_of_problems(run, console)
 
 
