@@ -3,6 +3,7 @@
 How a format is written and read is in its own module.
 """
 
+import lzma
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,12 @@ from storage.schema import ClassSchema
 
 MAX_BYTES = 1 << 29
 """Of a tool's files together, unpacked; larger ones are refused before they are read."""
+
+_DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError),
+    *(OSError, ValueError, RuntimeError),  # of bzip2; of places and names that cannot be; of passwords and methods
+)
+"""What a zip that is damaged, or packed as nobody packs one, makes the library raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +142,14 @@ def _members(path: Path, form: ReviewFormat) -> Iterator[tuple[str, bytes]]:
     try:
         with zipfile.ZipFile(path) as archive:
             wanted = _wanted(archive.namelist(), form)
-    except (zipfile.BadZipFile, EOFError) as error:
+    except _DAMAGED as error:
         raise _no_zip(path, error) from error
     for name in wanted:
         where = f"{name} in {path}"
         try:
             with zipfile.ZipFile(path) as archive, archive.open(name) as file:
                 content = file.read(MAX_BYTES + 1)
-        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+        except _DAMAGED as error:
             raise _no_zip(path, error) from error
         if len(content) > MAX_BYTES:
             raise _too_large(where)

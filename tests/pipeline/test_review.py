@@ -503,13 +503,16 @@ def test_a_zip_that_unpacks_to_too_much_or_is_damaged_is_refused(data: Path, mon
         with pytest.raises(LabelError, match="export fewer images"):
             take_back(data, much, "cvat")
     monkeypatch.undo()
-    with zipfile.ZipFile(archive, "w") as written:
-        written.write(file, "annotations.xml")
-    damaged = bytearray(archive.read_bytes())
-    damaged[100] ^= 255
-    archive.write_bytes(damaged)
-    with pytest.raises(LabelError, match="cannot be read as a zip"):
-        take_back(data, archive, "cvat")
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        with zipfile.ZipFile(archive, "w", method) as written:
+            written.write(file, "annotations.xml")
+        whole = archive.read_bytes()
+        for place in (60, 100, whole.rindex(b"PK\x01\x02") + 6):  # of the content, and of the version that it needs
+            damaged = bytearray(whole)
+            damaged[place] ^= 255
+            archive.write_bytes(damaged)
+            with pytest.raises(LabelError, match="cannot be read as a zip"):
+                take_back(data, archive, "cvat")
     with zipfile.ZipFile(archive, "w") as written:
         written.writestr("readme.txt", "nothing")
     with pytest.raises(LabelError, match="say the --format it has"):
