@@ -190,7 +190,7 @@ def _as_plain(run: "CalibrationRun", calibration: "Calibration", seconds: float)
         "temperature": calibration.temperature,
         "temperature_fit": calibration.measured.get("temperature_fit"),
         "reliability": [asdict(one) for one in calibration.reliability],
-        "curves": {name: [asdict(point) for point in calibration.curve(name)] for name in calibration.classes},
+        "curves": {name: [asdict(point) for point in curve] for name, curve in calibration.curves().items()},
         "confusion": calibration.confusion().tolist(),
         "seconds": round(seconds, 3),
     }

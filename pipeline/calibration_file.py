@@ -146,7 +146,11 @@ class Calibration:
         """
         if name not in self.classes:
             raise SettingsError(f"{name!r} is no class of {self.where}; known are {', '.join(self.classes)}")
-        return self._curves()[self.classes.index(name)]
+        return self.curves()[name]
+
+    def curves(self) -> dict[str, tuple[CurvePoint, ...]]:
+        """As `curve`, of each class by name; all of them cost hardly more than one."""
+        return dict(zip(self.classes, self._curves(), strict=True))
 
     def _curves(self) -> list[tuple[CurvePoint, ...]]:
         precision, coverage = self.counts.precision, self.counts.coverage

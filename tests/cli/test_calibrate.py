@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from cli.main import main
+from pipeline import calibration_file
 from pipeline.calibration_file import read_calibration
 from storage.label_png import read_label_values, read_provenance
 from storage.schema import ClassSchema
@@ -62,6 +63,18 @@ def test_the_table_and_the_json_tell_the_same(command: list[str | Path], tmp_pat
         row = next(line for line in again.stdout.splitlines() if line.startswith(name))
         assert row.endswith(status)
     assert "expected calibration error" in again.stdout
+
+
+def test_curves_are_computed_once_however_many_classes_there_are(
+    command: list[str | Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the file, the table and the JSON, and once for all of the curves: not for each class those of all."""
+    made: list[object] = []
+    point = calibration_file.CurvePoint
+    monkeypatch.setattr(calibration_file, "CurvePoint", lambda *values: (made.append(0), point(*values))[1])
+    assert invoke(*command, "--json").exit_code == 0
+    classes, steps = 3, 100
+    assert len(made) <= 4 * classes * steps
 
 
 def test_failed_images_are_told_and_have_an_exit_code(command: list[str | Path], tmp_path: Path) -> None:
