@@ -183,7 +183,9 @@ def _digest(path: Path, beside: list[Path]) -> str:
 def _type_name(value: "ValueInfoProto") -> str:
     from onnx import TensorProto
 
-    return str(TensorProto.DataType.Name(value.type.tensor_type.elem_type))
+    kind = value.type.tensor_type.elem_type
+    known = kind in TensorProto.DataType.values()
+    return str(TensorProto.DataType.Name(kind)) if known else f"of the unknown type {kind}"
 
 
 def _lengths(value: "ValueInfoProto") -> list[int | None] | None:

@@ -284,6 +284,11 @@ REFUSED = {
         _other(OPEN, OPEN, TensorProto.UINT8),
         "uint8 .*: export it so that it takes normalised|normalised images",
     ),
+    "type of a newer ONNX": (_other(OPEN, OPEN, 99), "of the unknown type 99|not valid ONNX"),
+    "scores of a newer ONNX": (
+        model_of([_conv()], [value("images", OPEN)], [value("logits", OPEN_SCORES, 99)]),
+        "cannot be opened by onnxruntime|not valid ONNX",
+    ),
     "batch of two": (_other((2, 3, "h", "w"), (2, 3, "h", "w")), "exactly 2 images at a time"),
     "best label": (_best_label(), "export the network without its argmax"),
     "classifier": (_other(OPEN, ("b", 3)), "expected an output of scores"),
