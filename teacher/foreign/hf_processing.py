@@ -126,7 +126,8 @@ class Processing:
                 raise SettingsError(f"{name}: its processor does not normalise; leave out mean and std")
             self._colours["do_normalize"] = True
         for key in ("size", "pad_size"):
-            if any(not 0 < edge <= _MAX_EDGE for edge in edges_of(getattr(processor, key, None)).values()):
+            edges: list[Any] = [*edges_of(getattr(processor, key, None)).values()]  # what its file says
+            if not all(isinstance(edge, int | float) and 0 < edge <= _MAX_EDGE for edge in edges):
                 raise CheckpointError(
                     f"{name}: its processor's {key} is {shown(getattr(processor, key), 100)}, expected 1 to {_MAX_EDGE}"
                 )

@@ -160,6 +160,7 @@ def test_settings_that_are_no_settings_are_refused(content: str, reason: str, fo
         (lambda c: c.update(image_processor_type="Trainer"), "processor is a Trainer"),
         (lambda c: c.update(size={"height": 10**6, "width": 10**6}), "expected 1 to 4096"),
         (lambda c: c.update(size={"height": -1, "width": 5}), "expected 1 to 4096"),
+        (lambda c: c.update(size={"height": "64", "width": [5]}), "expected 1 to 4096"),
         (lambda c: c.update(size="large"), "image processor"),
         (lambda c: c.update(image_mean=["a", "b", "c"]), "does not work|cannot be made"),
         (lambda c: c.update(_process="x", resize="x"), "does not work with its settings"),
