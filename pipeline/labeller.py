@@ -21,7 +21,7 @@ from pipeline.decoding import Decoded, group_by_size, read_ahead, with_following
 from pipeline.kept_confidence import StoreWriter
 from pipeline.publishing import publish_label
 from pipeline.step_down import Way
-from storage.attention_maps import attention_files
+from storage.attention_maps import attention_files, forget_attention
 from storage.clean_up import remove_small_components
 from storage.errors import BudgetError
 from storage.label_map import LabelMap
@@ -174,6 +174,8 @@ class Labeller:
         beside: list[tuple[Path, bytes]] = []
         if job.attention and decision.attention is not None:
             beside += attention_files(folder, one.item.key, job.attention, decision.attention)
+        else:
+            forget_attention(folder, one.item.key)
         if job.keeper is not None and decision.soft is not None and one.item.slot is not None:
             beside += job.keeper.files(one.item.slot, decision.soft)
         return publish_label(

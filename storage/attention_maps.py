@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from storage.atomic_file import as_ours
 from storage.errors import LabelError
 from storage.label_png import read_label_values
 from storage.workspace import Workspace
@@ -39,6 +40,27 @@ def attention_files(
     return [
         (workspace.attention_path(key, scale), encode_map(values)) for scale, values in zip(scales, maps, strict=True)
     ]
+
+
+def forget_attention(workspace: Workspace, key: str) -> None:
+    """Take away the maps of an item whose label is made anew without any: they would be taken for the new label's.
+
+    Args:
+        workspace: the run; of one in a store nothing is looked for, as no command reads maps there.
+        key: of the item.
+
+    Raises:
+        WorkspaceError: the key leads out of the workspace, or a map cannot be removed.
+    """
+    if workspace.is_remote or not workspace.attention.is_dir():
+        return
+    for folder in workspace.attention.iterdir():
+        if (scale := _scale(folder.name)) is not None:
+            path = workspace.attention_path(key, scale)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise as_ours(f"cannot remove {path}", error) from error
 
 
 def encode_map(values: npt.NDArray[np.uint8]) -> bytes:

@@ -1,6 +1,7 @@
 """Every kind of network, and every way of training its attention: trained, kept, loaded again, and labelling."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,19 @@ def test_the_labels_of_an_average_are_those_of_its_logits(tiny_teacher: Path) ->
         clear = (top.values[0] - top.values[1] > 1e-3).numpy()
         assert clear.mean() > 0.99
         assert (label == top.indices[0].numpy())[clear].all()
+
+
+def test_maps_of_an_image_that_was_replaced_go_with_its_label(
+    data: Path, tiny_teacher: Path, make_image: Callable[..., object]
+) -> None:
+    """A label that is made anew without maps has none; those of other images stay."""
+    _label(data, tiny_teacher, save_attention=True)
+    saved = data / "run/attention/1"
+    (saved / "other.png").write_bytes((saved / "0.png").read_bytes())
+    for number in range(2):
+        make_image(data / f"extra/{number}.png", (40, 48), 99 + number)
+    _label(data, tiny_teacher)
+    assert [path.name for path in saved.iterdir()] == ["other.png"]
 
 
 def test_attention_maps_are_saved_beside_the_labels(data: Path, tiny_teacher: Path) -> None:
