@@ -48,7 +48,7 @@ class Progress:
     def __init__(self, what: str, total: int, unit: str = "images", initial: int = 0) -> None:
         self._what, self._total, self._unit, self._initial = what, total, unit, initial
         self._done = initial
-        self._started = self._last_line = time.monotonic()
+        self._started = self._last_line = self._last_done = time.monotonic()
         self._bar = (
             tqdm(total=total, desc=what, unit=f" {unit}", initial=initial, dynamic_ncols=True, smoothing=0.1)
             if sys.stderr.isatty()
@@ -64,7 +64,7 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
         elif kind is None and self._done:
-            self._line("")
+            self._line("", self._last_done)  # what came after the work, before the next, is not its time
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """Count work done.
@@ -73,17 +73,20 @@ class Progress:
             count: how much more.
             note: a few words on the state, shown behind the figures.
         """
+        now = time.monotonic()
         self._done += count
+        if count:
+            self._last_done = now
         if self._bar is not None:
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(count)
-        elif time.monotonic() - self._last_line >= _PLAIN_LINE_SECONDS:
-            self._line(note)
+        elif now - self._last_line >= _PLAIN_LINE_SECONDS:
+            self._line(note, now)
 
-    def _line(self, note: str) -> None:
-        self._last_line = time.monotonic()
+    def _line(self, note: str, now: float) -> None:
+        self._last_line = now
         text = f"{self._what} {self._done}/{self._total}"
-        if rate := (self._done - self._initial) / max(self._last_line - self._started, 1e-9):
+        if rate := (self._done - self._initial) / max(now - self._started, 1e-9):
             left = tqdm.format_interval((self._total - self._done) / rate)
             text += f", {rate:.2f} {self._unit}/s, {left} left"
         click.echo(f"{text}, {note}" if note else text, err=True)
@@ -117,7 +120,7 @@ class Stages:
     """
 
     def __init__(self) -> None:
-        self._stage = ""
+        self._shown = ("", 0)
         self._done = 0
         self._progress: Progress | None = None
 
@@ -131,7 +134,7 @@ class Stages:
             self._progress.__exit__(kind, error, trace)
 
     def show(self, stage: str, done: int, total: int, note: str = "", unit: str = "images") -> None:
-        """Show how far a stage is; another stage's name ends the one before.
+        """Show how far a stage is; another stage's name, or another total, ends the one before.
 
         Args:
             stage: its name.
@@ -140,10 +143,10 @@ class Stages:
             note: a few words on the state.
             unit: what is counted.
         """
-        if stage != self._stage or self._progress is None:
+        if (stage, total) != self._shown or done < self._done or self._progress is None:
             if self._progress is not None:
                 self._progress.__exit__(None, None, None)
-            self._stage, self._done, self._progress = stage, done, Progress(stage, total, unit, initial=done)
+            self._shown, self._done, self._progress = (stage, total), done, Progress(stage, total, unit, initial=done)
         self._progress.advance(done - self._done, note)
         self._done = done
 

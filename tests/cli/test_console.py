@@ -59,6 +59,38 @@ def test_a_stage_that_was_finished_before_has_no_rate(capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == "training 2/2\n"
 
 
+def test_a_second_part_of_a_stage_starts_anew(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After 12 labels that were there, the reading of 6 others has a line of its own, and no rate below zero."""
+    now = 0.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+    with Stages() as stages:
+        stages.show("reading", 0, 12, unit="labels")
+        stages.show("reading", 12, 12, unit="labels")
+        for done in range(1, 7):
+            now += 1.0
+            stages.show("reading", done, 6, unit="labels")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["reading 12/12", "reading 6/6"]
+    assert "-" not in "".join(lines)
+
+
+def test_the_last_line_of_a_stage_tells_the_rate_of_its_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What happens between the end of a stage and the next one is not counted as its time."""
+    now = 0.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+    with Stages() as stages:
+        stages.show("reading", 0, 10, unit="labels")
+        now = 5.0
+        stages.show("reading", 10, 10, unit="labels")
+        now = 95.0
+        stages.show("training", 0, 3, unit="steps")
+    assert capsys.readouterr().err == "reading 10/10, 2.00 labels/s, 00:00 left\n"
+
+
 def test_a_bar_starts_where_the_work_does(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """On a terminal too, what was done before does not count in the rate."""
     monkeypatch.setattr(console.sys.stderr, "isatty", lambda: True)
