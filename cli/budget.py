@@ -35,6 +35,7 @@ def budget(*, run: Path, limit: int | None, classes: str | int | None, as_json: 
     """
     from pipeline.run_budget import count_ledger, project, soft_alternatives
     from storage.budget import measure_bytes
+    from storage.paths import path_text
     from storage.schema import load_schema
 
     console = Console(as_json=as_json)
@@ -44,6 +45,8 @@ def budget(*, run: Path, limit: int | None, classes: str | int | None, as_json: 
     soft = soft_alternatives(run, ledger, count)
     projection = project(run, found, ledger)
     within = None if limit is None else found.total_bytes <= limit
+    if not found.labels and isinstance(ledger, str):
+        console.warn(f"{path_text(run)} holds no label: it is no RUN, and no folder of labels")
     _say_bytes(console, found)
     _say_soft(console, soft, found.total_bytes)
     _say_projection(console, projection, limit)

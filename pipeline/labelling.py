@@ -18,6 +18,7 @@ from pipeline.gate import Gate
 from pipeline.kept_confidence import StoreWriter, find_store, release_slots
 from pipeline.labeller import LabelJob, Labeller
 from pipeline.memory import return_weights
+from pipeline.paired_labels import refuse_unrelated
 from pipeline.plan import Plan
 from pipeline.plan_making import PlanMaker
 from pipeline.provenance import decisive_settings, label_provenance, scales_with_attention
@@ -90,6 +91,7 @@ class LabelRun:
         WorkspaceError: the workspace cannot be written, or another process has it.
         MissingFileError, SettingsError, SchemaError, CheckpointError: the teacher cannot be made as asked, or the
             calibration is none of its labels; or the gate has nothing that tells how good the labels are.
+        LayoutError: there is no image, or `coarse` has a label of none.
         GateError: the calibration says that the labels would not meet the gate.
     """
 
@@ -130,6 +132,10 @@ class LabelRun:
                 compiled=settings.compiled and not settings.is_distributed,
             )
             self.gate.refuse_unknown(self.teacher.schema.names, self.teacher.schema.name)
+            if settings.coarse is not None:  # days of labelling should not end in a wrong path
+                refuse_unrelated(
+                    settings.images, settings.coarse, settings.layout, settings.coarse_ids, self.teacher.schema
+                )
             if self._calibration is not None:
                 decisive = decisive_settings(settings, self.teacher)
                 settings = with_thresholds(settings, self._calibration, decisive, brings_temperature=True)

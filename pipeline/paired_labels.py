@@ -12,7 +12,7 @@ from typing import TypeVar
 from storage.errors import LabelError, LayoutError
 from storage.label_map import LabelMap
 from storage.label_png import read_label_png
-from storage.layouts import LabelFile, Layout, list_labels
+from storage.layouts import LabelFile, Layout, find_images, list_labels, pairing_key
 from storage.schema import ClassSchema, Ids
 
 _READERS = 4
@@ -96,3 +96,27 @@ def pair_labels(
             f"labels and truth must lie in mirrored trees"
         )
     return PairedLabels(schema, keys, given, true)
+
+
+def refuse_unrelated(images: Path, labels: Path, layout: Layout, labels_ids: Ids | None, schema: ClassSchema) -> None:
+    """Refuse labels that are of none of these images, before there is work that is to be compared with them.
+
+    Args:
+        images: folder of the images.
+        labels: label folder, or what `label --out` made.
+        layout: how both lie on disk.
+        labels_ids: what the values of the labels are.
+        schema: the classes that the labels are to be read as.
+
+    Raises:
+        MissingFileError: there is no such folder.
+        LayoutError: the labels' folder holds none, or none of these images.
+        SchemaError: the labels are a RUN's of other classes.
+        WorkspaceError: the RUN's ledger cannot be read.
+    """
+    given = list_labels(labels, layout, labels_ids, schema)
+    if not any(pairing_key(key) in given for key, _ in find_images(images, layout)[1]):
+        raise LayoutError(
+            f"no image of {images} has a label in {labels}, which holds labels such as {min(given)}; images and labels "
+            f"must lie in mirrored trees"
+        )

@@ -79,7 +79,8 @@ def collect_samples(
     Raises:
         MissingFileError: there is no such folder.
         SchemaError: the labels are a RUN's of other classes.
-        LayoutError: images share a key or have none, no image has a label, or one has none and `partial` is false.
+        LayoutError: images share a key or have none, no image has a label, one has none and `partial` is false, or one
+            is its own label.
     """
     listing = list_images(images, layout)
     if listing.problems:
@@ -94,6 +95,11 @@ def collect_samples(
         raise LayoutError(
             f"no image of {images} has a label in {labels}: looked for {unlabelled[0]}.png among labels such as "
             f"{min(label_of)}.png; labels must mirror the image tree"
+        )
+    if same := [key for key in paired if by_key[key] == label_of[key].path]:
+        raise LayoutError(
+            f"{by_key[same[0]]} is given as an image and as its own label, as are {len(same)} of {len(by_key)}; name "
+            f"the folder of the images, and that of the labels"
         )
     if unlabelled and not partial:
         named = ", ".join(unlabelled[:_NAMED]) + (", ..." if len(unlabelled) > _NAMED else "")

@@ -71,8 +71,10 @@ class Settings(BaseModel):
 
 
 def _problem(found: ErrorDetails) -> str:
-    """What is wrong with a value; of our own checks of several values together, what they say."""
+    """What is wrong with a value, and which it is; of our own checks of several values together, what they say."""
     said = found["msg"].removeprefix("Value error, ")
+    if said.startswith("Input should") and isinstance(found["input"], str | int | float):
+        said += f", got {found['input']}"
     return f"{'.'.join(map(str, found['loc']))}: {said}" if found["loc"] else said
 
 

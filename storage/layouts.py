@@ -26,6 +26,7 @@ Layout = Literal["folder", "cityscapes"]
 _CITYSCAPES_IMAGE = "_leftImg8bit"
 _CITYSCAPES_LABELS: dict[str, Ids] = {"_labelIds": "source", "_labelTrainIds": "class"}
 _CITYSCAPES_KINDS = ("_gtFine", "_gtCoarse")
+_NO_LINKS = "and follows no links to folders"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ def find_images(
 def no_images(root: Path, layout: Layout) -> LayoutError:
     """The error that there is nothing to label."""
     wanted = f"*{_CITYSCAPES_IMAGE}.png" if layout == "cityscapes" else ", ".join(sorted(IMAGE_SUFFIXES))
-    return LayoutError(f"{root}: no images found below it (layout {layout} looks for {wanted})")
+    return LayoutError(f"{root}: no images found below it (layout {layout} looks for {wanted} {_NO_LINKS})")
 
 
 def bad_name(root: Path, relative: str) -> tuple[str, str]:
@@ -222,7 +223,7 @@ def list_labels(
                 _add_label(found, pairing_key(key), LabelFile(path, values))
     if not found:
         wanted_names = " or ".join(f"*{s}.png" for s in suffixes)
-        raise LayoutError(f"{root}: no labels found below it (layout {layout} looks for {wanted_names})")
+        raise LayoutError(f"{root}: no labels found below it (layout {layout} looks for {wanted_names} {_NO_LINKS})")
     return found
 
 

@@ -190,6 +190,19 @@ def test_label_audits_at_its_end_and_keeps_what_fails_the_gate(labelled: Path) -
     assert without["audit"] is None
 
 
+def test_coarse_labels_of_other_images_are_refused_before_any_work(labelled: Path) -> None:
+    """A wrong folder, or one without labels, is told before the first image is labelled, and not after the last."""
+    shutil.rmtree(labelled / "run")
+    (labelled / "strange").mkdir()
+    Image.new("L", (8, 8)).save(labelled / "strange/nobody.png")
+    (labelled / "empty").mkdir()
+    for coarse, says in (("strange", "labels such as nobody"), ("empty", "no labels found below it")):
+        refused = label(labelled, "--coarse", labelled / coarse)
+        assert refused.exit_code == 1
+        assert says in refused.stderr
+        assert not list(labelled.rglob("run/labels/*.png"))
+
+
 def test_labels_gate_is_checked_before_any_work(labelled: Path) -> None:
     """Without a measure, or on a class that the teacher does not know, it is refused, and nothing is labelled."""
     refused = label(labelled, "--gate", "precision>=0.9")

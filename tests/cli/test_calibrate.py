@@ -89,7 +89,7 @@ def test_failed_images_are_told_and_have_an_exit_code(command: list[str | Path],
     ("more", "words"),
     [
         (("--target-coverage", "0.5"), "either target_precision or target_coverage"),
-        (("--target-precision", "1.5"), "target_precision"),
+        (("--target-precision", "95"), "target_precision: Input should be less than 1, got 95"),
         (("--min-images", "1"), "min_images"),
         (("--default-threshold", "0.505"), "not on the grid"),
         (("--keep-steps", "300"), "keep_steps"),

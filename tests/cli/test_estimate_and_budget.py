@@ -103,9 +103,11 @@ def test_budget_measures_a_folder_and_checks_the_limit(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_has_no_average(tmp_path: Path) -> None:
-    """No labels: zero bytes, no division by zero."""
-    got = json.loads(invoke("budget", tmp_path, "--json").stdout)
+    """No labels: zero bytes, no division by zero, and a word on it, as the folder may be a wrong one."""
+    result = invoke("budget", tmp_path, "--json")
+    got = json.loads(result.stdout)
     assert (got["labels"], got["bytes"], got["bytes_per_label"]) == (0, 0, None)
+    assert f"warning: {tmp_path} holds no label" in result.stderr
 
 
 def test_the_limit_is_on_all_files(tmp_path: Path) -> None:

@@ -39,6 +39,13 @@ def test_cityscapes_names_are_paired(tmp_path: Path) -> None:
     assert sample.label.ids == "source"
 
 
+def test_an_image_that_is_its_own_label_is_refused(tmp_path: Path) -> None:
+    """The folder of the labels, given for both, is an error: a network would learn to copy what it sees."""
+    write_pair(tmp_path, "a")
+    with pytest.raises(LayoutError, match=r"a\.png is given as an image and as its own label"):
+        collect_samples(tmp_path / "labels", tmp_path / "labels", "fine", partial=False)
+
+
 def test_missing_fine_label_is_refused_with_names_and_count(tmp_path: Path) -> None:
     """Images without a fine label stop the run; the first few are named and all are counted."""
     write_pair(tmp_path, "labelled")
