@@ -107,7 +107,7 @@ def find_sources(settings: ReportSettings) -> Sources:
         pixels={layer: _pixels(where, schema) for layer, where in found.runs.items()},
         store=store,
         table=table,
-        notes=(*found.notes, *missing, *_absent(items, found.sets, store)),
+        notes=(*found.notes, *missing, *_strangers(items, folder), *_absent(items, found.sets, store, run)),
     )
 
 
@@ -252,7 +252,18 @@ def _items(
     return tuple(items)
 
 
-def _absent(items: Iterable[ReportItem], sets: Mapping[Layer, Collection[str]], store: SoftStore | None) -> list[str]:
+def _strangers(items: Collection[ReportItem], images: Path | None) -> list[str]:
+    """What is to be said of labels whose images are not among those that there are."""
+    labelled = [item for item in items if item.entry is not None and item.entry.status == "done"]
+    alone = sum(item.image is None for item in labelled)
+    if images is None or not alone:
+        return []
+    return [f"{alone} of {len(labelled)} labels have no image in {images}: --images DIR names what was labelled."]
+
+
+def _absent(
+    items: Iterable[ReportItem], sets: Mapping[Layer, Collection[str]], store: SoftStore | None, run: Workspace
+) -> list[str]:
     """What would bring the parts of a report that are missing."""
     given = {layer for item in items for layer in item.labels}
     notes = [
@@ -261,7 +272,8 @@ def _absent(items: Iterable[ReportItem], sets: Mapping[Layer, Collection[str]], 
         if sets[layer] and layer not in given
     ]
     if "coarse" not in sets:
-        notes.append("Without coarse labels there is no pixel count before and no disagreement: --coarse DIR.")
+        what = "pixel count before" + ("" if run.audit.exists() else " and no disagreement")
+        notes.append(f"Without coarse labels there is no {what}: --coarse DIR.")
     if "truth" not in sets:
         notes.append("Errors are not known without a ground truth: --truth DIR.")
     if store is None:

@@ -206,6 +206,19 @@ def test_failed_and_left_images_are_shown_as_such(settings: LabelSettings, make_
     assert thumbs(made)[column(made, "thumb")["late"]].keys() == {"w", "h", "image"}
 
 
+def test_labels_of_other_images_than_those_given_are_told(
+    settings: LabelSettings, make_image: Callable[..., object]
+) -> None:
+    """Where --images is another folder, its images are left and the labels are without: the page says so."""
+    label(settings)
+    other = settings.images.parent / "other"
+    make_image(other / "x.png", SIZE, 9)
+    make_image(other / f"{KEYS[0]}.png", SIZE, 9)
+    notes = report(settings.out, images=other).summary.notes
+    assert any(note.startswith(f"3 of 4 labels have no image in {other}") for note in notes)
+    assert not any("have no image" in note for note in report(settings.out).summary.notes)
+
+
 def test_images_whose_labels_were_corrected_are_marked(settings: LabelSettings, tmp_path: Path) -> None:
     """Those of which a reviewed label is given; one that is of another image marks nothing."""
     label(settings)
@@ -450,6 +463,7 @@ def test_quality_is_taken_from_a_calibration_or_an_audit_of_the_run(
     assert audited.audit is not None
     write_audit(run.audit, audited.audit)
     made = report(settings.out)
+    assert any("no pixel count before: --coarse" in note for note in made.summary.notes), "the audit tells the other"
     agreement = audited.audit.precision
     assert (made.summary.precision, made.summary.curves) == (agreement, ())
     assert "not with the truth: coarse labels cover the interiors" in made.summary.precision_source
