@@ -220,17 +220,19 @@ def list_labels(
             continue
         for suffix, values in suffixes.items():
             if path.stem.endswith(suffix):
-                _add_label(found, pairing_key(key), LabelFile(path, values))
+                _add_label(found, pairing_key(key), LabelFile(path, values), layout)
     if not found:
         wanted_names = " or ".join(f"*{s}.png" for s in suffixes)
         raise LayoutError(f"{root}: no labels found below it (layout {layout} looks for {wanted_names} {_NO_LINKS})")
     return found
 
 
-def _add_label(found: dict[str, LabelFile], key: str, label: LabelFile) -> None:
+def _add_label(found: dict[str, LabelFile], key: str, label: LabelFile, layout: Layout) -> None:
     other = found.get(key)
     if other is not None and other.ids == label.ids:
-        raise LayoutError(f"{other.path} and {label.path} are both labels of {key}; keep one")
+        endings = layout == "folder" and other.path.stem != label.path.stem  # only Cityscapes' own set them apart
+        hint = ", or say --layout cityscapes, which knows these endings" if endings else ""
+        raise LayoutError(f"{other.path} and {label.path} are both labels of {key}; keep one{hint}")
     if other is None or label.ids == "source":  # of the two, the data set's own ids are the original
         found[key] = label
 

@@ -3,6 +3,7 @@
 A schema does not read label files; it maps the values they hold.
 """
 
+import difflib
 import hashlib
 import json
 import tomllib
@@ -22,6 +23,10 @@ IGNORE = 255
 
 MAX_CLASSES = 255
 """Class indices are stored in 8 bits and 255 is ignore."""
+
+_SCHEMA_KEYS = frozenset({"name", "classes", "ignored_source_ids", "ignore"})
+_CLASS_KEYS = frozenset({"name", "index", "id", "color", "source_ids", "synonyms"})
+"""What a schema's file may say, of all and of each class."""
 
 Ids = Literal["class", "source"]
 """What the values of a label file are: class indices, or the data set's own source ids."""
@@ -185,6 +190,7 @@ class ClassSchema:
         where = f"class schema {name!r}"
         if not isinstance(content, dict) or not isinstance(content.get("classes"), list):
             raise SchemaError(f'{where}: expected a table with a list "classes", see the README for the form')
+        _refuse_misspelt(where, content, _SCHEMA_KEYS)
         if content.get("ignore", IGNORE) != IGNORE:
             raise SchemaError(
                 f"{where}: ignore is {content['ignore']}, but autocoarse always writes {IGNORE} for ignore; "
@@ -204,6 +210,7 @@ class ClassSchema:
 def _class_entry(where: str, position: int, raw: Any) -> tuple[int, ClassInfo]:  # noqa: ANN401
     if not isinstance(raw, dict) or not isinstance(raw.get("name"), str):
         raise SchemaError(f"{where}: entry {position} of classes needs a name, got {raw!r}")
+    _refuse_misspelt(f"{where}: entry {position} of classes", raw, _CLASS_KEYS)
     index = raw.get("index", raw.get("id", position))
     color = raw.get("color", (0, 0, 0))
     source_ids = raw.get("source_ids", [index])
@@ -220,6 +227,14 @@ def _class_entry(where: str, position: int, raw: Any) -> tuple[int, ClassInfo]: 
     if len(red_green_blue) != 3:
         raise SchemaError(f"{where}: color of {raw['name']!r} is {color!r}, expected [red, green, blue]")
     return index, ClassInfo(raw["name"], red_green_blue, tuple(source_ids), tuple(synonyms))
+
+
+def _refuse_misspelt(where: str, table: dict[str, Any], known: frozenset[str]) -> None:
+    """Refuse a key that is nearly a known one: what it says would be lost. Others, of other programs, are their own."""
+    for key in table.keys() - known:
+        near = difflib.get_close_matches(key, known - table.keys(), 1, 0.75)
+        if near:
+            raise SchemaError(f"{where} has the unknown key {key!r}; did you mean {near[0]}?")
 
 
 def builtin_schemas() -> tuple[str, ...]:

@@ -92,6 +92,13 @@ def test_cityscapes_train_ids_are_class_indices(tmp_path: Path) -> None:
     assert list_labels(tmp_path, "cityscapes", "class")["ulm/x"].path.stem.endswith("TrainIds")
 
 
+def test_cityscapes_labels_in_the_layout_of_folders_are_told_apart_by_its_own(tmp_path: Path) -> None:
+    """Two labels of a frame are ambiguous there, and the message names the layout that knows their endings."""
+    touch(tmp_path, "x_gtFine_labelIds.png", "x_gtFine_labelTrainIds.png")
+    with pytest.raises(LayoutError, match="both labels of x; keep one, or say --layout cityscapes"):
+        list_labels(tmp_path)
+
+
 def test_fine_and_coarse_in_one_root_must_be_told_apart(tmp_path: Path) -> None:
     """A root with both kinds of label is refused rather than guessed."""
     touch(tmp_path, "gtFine/a_gtFine_labelIds.png", "gtCoarse/a_gtCoarse_labelIds.png")

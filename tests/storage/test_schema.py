@@ -72,6 +72,9 @@ def test_a_toml_file_is_read(tmp_path: Path) -> None:
         ('{"classes": [{"name": "a"}], "ignored_source_ids": [256]}', r"0\.\.255"),
         ('{"classes": [{"name": "a", "synonyms": "b"}]}', "synonyms of 'a' is 'b', expected a list of names"),
         ('{"classes": [{"name": "a", "synonyms": [1]}]}', "expected a list of names"),
+        ('{"classes": [{"name": "a", "source_id": [7]}]}', "entry 0 .* key 'source_id'; did you mean source_ids"),
+        ('{"classes": [{"name": "a", "colour": [1, 2, 3]}]}', "did you mean color"),
+        ('{"classes": [{"name": "a"}], "ignored_ids": [0]}', "did you mean ignored_source_ids"),
         ('{"classes": []}', "1 to 255"),
         ("{", "cannot be parsed"),
     ],
@@ -82,6 +85,13 @@ def test_a_malformed_schema_is_refused_with_its_reason(tmp_path: Path, content: 
     path.write_text(content)
     with pytest.raises(SchemaError, match=says):
         load_schema(str(path))
+
+
+def test_keys_of_other_programs_are_left_to_them(tmp_path: Path) -> None:
+    """Only what is nearly a known key, and does not stand beside it, is taken for a slip."""
+    path = tmp_path / "classes.json"
+    path.write_text('{"classes": [{"name": "a", "color": [1, 2, 3], "colour": "red", "isthing": 1}], "version": 2}')
+    assert load_schema(str(path)).names == ("a",)
 
 
 def test_an_unknown_schema_names_the_built_in_ones() -> None:
