@@ -92,13 +92,14 @@ def collect(settings: TrainSettings, schema: ClassSchema) -> Collected:
 def known_images(settings: TrainSettings, index: SampleIndex) -> dict[str, str]:
     """The images that the network will have been trained on: sha256 of the file -> key.
 
-    Those that its start weights were trained on, if they say so, are among them.
+    Those that its start weights, or its encoder's, were trained on, if they say so, are among them.
     """
     inherited: dict[str, str] = {}
-    if settings.start_weights is not None:
-        content = read_content(settings.start_weights)
+    weights = settings.start_weights or settings.encoder_weights
+    if weights is not None:
+        content = read_content(weights)
         if is_own(content):
-            inherited = checkpoint_of(content, settings.start_weights).record.get("images", {})
+            inherited = checkpoint_of(content, weights).record.get("images", {})
     own = {digest: sample.key for sample, digest in zip(index.samples, index.image_digests, strict=True)}
     return inherited | own
 

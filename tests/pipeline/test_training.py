@@ -554,12 +554,13 @@ def test_epochs_are_counted_by_fine_images(data: Path) -> None:
     assert all(set(kind["pixels"]) == {"red", "green", "blue"} for line in mixes for kind in line["mix"].values())
 
 
-def test_start_weights_bring_along_what_they_were_trained_on(data: Path) -> None:
-    """A network that starts from another's weights is not judged on the images of that other either."""
+@pytest.mark.parametrize("weights", ["start_weights", "encoder_weights"])
+def test_weights_bring_along_what_they_were_trained_on(data: Path, weights: str) -> None:
+    """A network whose weights, or encoder, are another's is not judged on the images of that other either."""
     val = {"fine_images": data / "val_images", "fine_labels": data / "val_labels"}
     first, _ = run(settings_for(data, steps=1, out=data / "first", **val))
     known = {"val_images": data / "val_images", "val_labels": data / "val_labels"}
-    start = {"steps": 1, "out": data / "second", "start_weights": first.checkpoint}
+    start = {"steps": 1, "out": data / "second", weights: first.checkpoint}
     with pytest.raises(LeakError, match="2 of 2 images"):
         run(settings_for(data, **start, **known))
     second, _ = run(settings_for(data, **start))
