@@ -75,12 +75,17 @@ def export(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validate
     console = Console(as_json=as_json)
     options["select"] = tuple(text for texts in options["select"] for text in texts)
     settings = ExportSettings.checked(**options)
-    manifest = None
+    manifest, turned = None, 0
     with Stages() as stages:
         for progress in hand_out(settings):
-            manifest = progress.manifest
+            manifest, turned = progress.manifest, progress.turned
             stages.show("export", progress.done, progress.total)
     assert manifest is not None, "the last progress has the manifest"
+    if turned:
+        console.warn(
+            f"{turned} of {len(manifest.images)} images say by EXIF that they are to be turned: masks fit the stored "
+            f"pixels, and a tool that turns images shows both apart; write such images turned, and label them again"
+        )
     _report(manifest, settings.out, console)
 
 

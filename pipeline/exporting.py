@@ -4,7 +4,7 @@ Which labels, `selection` decides; how they are written, the formats do. The fol
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -17,8 +17,9 @@ from pipeline.review_regions import AnnotationWriter, FormatName, ReviewImage
 from pipeline.selection import select
 from pipeline.settings import Settings, settings_digest
 from storage.adoption import Adopted
-from storage.errors import ImageError, LabelError, LayoutError, MissingFileError, SettingsError
-from storage.image_reader import read_image_size
+from storage.atomic_file import as_ours
+from storage.errors import ImageError, LabelError, LayoutError, MissingFileError, SettingsError, WorkspaceError
+from storage.image_reader import is_turned_by_exif, read_image_size
 from storage.label_png import read_label_png
 from storage.layouts import Item, Layout, list_images, pairing_key
 from storage.ledger import Entry, Ledger
@@ -64,6 +65,8 @@ class ExportProgress:
     done: int
     total: int
     """Images."""
+    turned: int = 0
+    """Those so far that say by EXIF that they are to be turned, as their masks are not."""
     manifest: Manifest | None = None
     """With the last one."""
 
@@ -102,10 +105,23 @@ def export(settings: ExportSettings) -> Iterator[ExportProgress]:
     jobs, ids, digest = _jobs(run, settings)
     images = tuple(job.image for job in jobs)
     manifest = Manifest("export", 1, settings.to, digest, settings.select, schema.to_dict(), ids, images)
-    with new_folder(settings.out, _refuse_what_is_there) as stage:
-        yield from _write(stage, settings, schema, jobs, ids)
+    # a folder of its own beside the output: renamed when all is in it
+    stage = out.absolute().parent / f".{out.absolute().name}.partial"
+    try:
+        shutil.rmtree(stage, ignore_errors=True)  # of an export that was killed
+        stage.mkdir(parents=True)
+        turned = yield from _write(stage, settings, schema, jobs, ids)
         write_manifest(stage, manifest)
-    yield ExportProgress(len(jobs), len(jobs), manifest)
+        if out.is_dir():
+            out.rmdir()
+        stage.rename(out)
+    except WorkspaceError:
+        raise
+    except OSError as error:
+        raise as_ours(f"cannot write {out}", error) from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    yield ExportProgress(len(jobs), len(jobs), turned, manifest)
 
 
 def _refuse_what_is_there(out: Path) -> None:
@@ -149,18 +165,21 @@ def _job(run: Workspace, entry: Entry, item: Item) -> _Job:
 
 def _write(
     stage: Path, settings: ExportSettings, schema: ClassSchema, jobs: list[_Job], ids: Ids
-) -> Iterator[ExportProgress]:
+) -> Generator[ExportProgress, None, int]:
     form = FORMATS[settings.to]
     ordered = sorted(jobs, key=lambda job: job.image.file) if form.by_name else jobs
     # Label Studio serves local files below a root, which is the folder that the export lies in
     prefix = settings.url_prefix or f"/data/local-files/?d={settings.out.absolute().name}/{form.images}/"
     writer = open_writer(settings.to, stage, schema, [job.image for job in ordered], prefix)
+    turned = 0
     try:
         for done, job in enumerate(ordered, 1):
             _hand_out(stage, settings, schema, job, ids, writer)
-            yield ExportProgress(done, len(ordered))
+            turned += is_turned_by_exif(job.image_path)
+            yield ExportProgress(done, len(ordered), turned)
     finally:
         writer.close()
+    return turned
 
 
 def _hand_out(

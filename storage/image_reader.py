@@ -11,7 +11,7 @@ from typing import IO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from storage.errors import ImageError, WorkspaceError
 from storage.object_io import FileInfo, file_info, read_file, read_head
@@ -85,6 +85,15 @@ def read_image_size(path: Path) -> tuple[int, int]:
     with suppress(ImageError):  # the head of a file has its size, but for photographs with much told before it
         return _size_of(path, io.BytesIO(read_head(path, _HEAD)))
     return _size_of(path, io.BytesIO(read_content(path)[0]))
+
+
+def is_turned_by_exif(path: Path) -> bool:
+    """Whether a readable image on the disk says by EXIF that it is to be turned or mirrored before it is shown.
+
+    Only headers are read; PNGs are not asked, as theirs may stand behind the pixels.
+    """
+    with _open(path) as image:
+        return image.format != "PNG" and image.getexif().get(ExifTags.Base.Orientation, 1) != 1
 
 
 def _size_of(path: Path, source: Path | IO[bytes]) -> tuple[int, int]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tomli_w
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from cli.main import main
 
@@ -106,6 +107,23 @@ def test_what_was_asked_for_in_vain_is_a_matter_of_usage(data: Path) -> None:
         result = invoke(*arguments)
         assert result.exit_code == 2, result.stderr
         assert says in result.stderr
+
+
+def test_images_that_exif_turns_are_told(
+    data: Path, make_run: Callable[..., Path], make_image: Callable[..., object]
+) -> None:
+    """A photograph that viewers turn goes out with a warning, as its mask does not turn with it."""
+    for name, turn in (("straight", 1), ("turned", 6)):
+        make_image(data / f"photos/{name}.jpg", (40, 60), 1)
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        with Image.open(data / f"photos/{name}.jpg") as image:
+            image.save(data / f"photos/{name}.jpg", exif=exif)
+    labels = {name: np.zeros((40, 60), np.uint8) for name in ("straight", "turned")}
+    run = make_run(data / "photo-run", data / "photos", labels)
+    result = invoke("export", run, "--images", data / "photos", "--to", "cvat", "--select", "all", "--out", data / "e")
+    assert result.exit_code == 0, result.stderr
+    assert "warning: 1 of 2 images say by EXIF that they are to be turned" in result.stderr
 
 
 def test_a_settings_file_stands_for_the_flags(data: Path) -> None:
