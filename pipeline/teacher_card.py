@@ -158,6 +158,8 @@ def card_of(
     is_own = weights is None and reference is None and path.suffix != ".toml"
     training = _record_of(path) if is_own else None
     teacher = load_teacher(name_or_checkpoint, weights, schema=schema)
+    if training is None and teacher.trained_on:  # of the checkpoints and heads that a description names
+        training = TrainingRecord(images=teacher.trained_on)
     file = weights or (path if path.is_file() else None)
     use = f"label, estimate and calibrate take it by --teacher {name_or_checkpoint}"
     use += f", evaluate by --checkpoint {name_or_checkpoint}" if weights is None else f" --weights {weights}"

@@ -60,6 +60,8 @@ def test_the_fitted_teacher_labels_by_its_attention(command: list[str | Path], t
     leaking = invoke(*judged)
     assert leaking.exit_code == 2
     assert "trained on" in leaking.stderr
+    card = json.loads(invoke("teacher", got["teacher"], "--json").stdout)
+    assert card["training"]["images"] > 0, "the images that it is not judged on are told"
     command[command.index(tmp_path / "teacher.pt")] = got["teacher"]
     again = invoke(*command, "--out", tmp_path / "again")
     assert again.exit_code == 2
