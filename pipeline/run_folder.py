@@ -21,6 +21,9 @@ from storage.schema import ClassSchema
 from storage.shard import Shard
 from storage.workspace import Workspace
 
+_THRESHOLDS = frozenset({"threshold", "class_thresholds"})
+"""The settings that `rethreshold` can change."""
+
 
 @contextlib.contextmanager
 def opened_run(workspace: Workspace) -> Iterator[Ledger]:
@@ -89,9 +92,13 @@ def refuse_foreign(
     foreign = before != decisive and ledger.has_labels()
     if before and (foreign or (ledger.shard != shard and ledger.has_entries())):
         difference = settings_difference(_with_shard(before, ledger.shard), _with_shard(decisive, shard))
+        other = {name for name in before.keys() | decisive.keys() if before.get(name) != decisive.get(name)}
+        hint = ""
+        if foreign and other <= _THRESHOLDS and not workspace.is_remote and workspace.soft.is_dir():
+            hint = f"; its confidence is kept: `autocoarse rethreshold {workspace.root}` applies other thresholds"
         raise ForeignSettingsError(
             f"{workspace.root} holds labels made with other settings:\n{difference}\n"
-            f"choose another --out, or repeat the settings that are there"
+            f"choose another --out, or repeat the settings that are there{hint}"
         )
 
 

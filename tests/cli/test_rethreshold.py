@@ -33,6 +33,11 @@ def test_another_threshold_comes_without_the_teacher(
     result = invoke(*labelling, "--keep", "confidence", "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     assert "`autocoarse rethreshold` applies other thresholds" in result.stdout
+    refused = invoke(*labelling, "--keep", "confidence", "--threshold", "0.8", "--out", tmp_path / "run")
+    assert refused.exit_code == 2
+    assert f"`autocoarse rethreshold {tmp_path / 'run'}` applies other thresholds" in refused.stderr
+    refused = invoke(*labelling, "--keep", "confidence", "--flip", "--out", tmp_path / "run")
+    assert "rethreshold" not in refused.stderr
     tiny_teacher.unlink()
     again = ("rethreshold", tmp_path / "run", "--threshold", "0.8", "--class-thresholds", "pole=0.3")
     result = invoke(*again, "--out", tmp_path / "again", "--json")
