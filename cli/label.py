@@ -12,6 +12,7 @@ from cli.exit_codes import ExitCode, stop_where_items_failed
 from cli.folders import FOLDER_OR_URL, OUT_OR_URL
 from cli.gate_view import gate_option, judge_by_gate, stop_at_gate
 from cli.label_options import labelling_options, refuse_two_thresholds
+from cli.label_warnings import warn_by_model, warn_of_problems, warn_of_refused, warn_of_shortage
 from cli.option_types import ByteSize
 from cli.options import (
     FILE,
@@ -140,8 +141,8 @@ def _say_plan(run: "LabelRun", console: Console) -> None:
     if run.gate_not_known:
         console.warn(run.gate_not_known)
     if run.forecast.total is None:
-        _warn_by_model(run, console)
-    _warn_of_shortage(run, console)
+        warn_by_model(run, console)
+    warn_of_shortage(run, console)
 
 
 def _follow(run: "LabelRun", console: Console) -> None:
@@ -153,14 +154,14 @@ def _follow(run: "LabelRun", console: Console) -> None:
         for entry in run:
             if time.monotonic() - looked > _LOOK_SECONDS:
                 workers, looked = _workers_note(run), time.monotonic()
-                _warn_of_refused(run, console, refused)
+                warn_of_refused(run, console, refused)
             used = human_bytes(run.used_bytes) + ("" if limit is None else f" of {human_bytes(limit)}")
             progress.advance(note=f"{used}, {summary.failed} failed{workers}")
             if entry.status == "failed":
                 failures.add(entry.reason)
-            _warn_of_shortage(run, console)
-    _warn_of_refused(run, console, refused)  # those of the last moment
-    _warn_of_problems(run, console)
+            warn_of_shortage(run, console)
+    warn_of_refused(run, console, refused)  # those of the last moment
+    warn_of_problems(run, console)
 
 
 def _workers_note(run: "LabelRun") -> str:
@@ -170,24 +171,6 @@ def _workers_note(run: "LabelRun") -> str:
         return ""
     each = f"{rates[0]:.2f}" if len(rates) == 1 else f"{rates[0]:.2f} to {rates[-1]:.2f}"
     return f", {len(rates)} workers of {each} images/s"
-
-
-def _warn_of_refused(run: "LabelRun", console: Console, known: set[str]) -> None:
-    """Say once of each worker that is not used why it is not."""
-    for worker in run.workers.view():
-        if worker.state not in ("opening", "ready") and worker.name not in known:
-            known.add(worker.name)
-            console.warn(f"worker {worker.name} is not used: {worker.state}")
-
-
-def _warn_of_problems(run: "LabelRun", console: Console) -> None:
-    """Say of each thing that had to be given up what it was, once, and by which workers."""
-    by_whom: dict[str, list[str]] = {problem: [] for problem in run.teacher.problems}
-    for worker in run.workers.view():
-        for problem in worker.problems:
-            by_whom.setdefault(problem, []).append(worker.name)
-    for problem, workers in by_whom.items():
-        console.warn(problem + (f" (worker {', '.join(workers)})" if workers else ""))
 
 
 def _left(run: "LabelRun") -> int:
@@ -273,34 +256,3 @@ def _finish(
             "out": str(run.settings.out),
         }
     )
-
-
-def _warn_of_shortage(run: "LabelRun", console: Console) -> None:
-    """Say, once, that there will not be room for all, and what would fit."""
-    if (shortage := run.forecast.shortage()) is None:
-        return
-    what = "the budget leaves" if shortage.is_budget else "the disk has"
-    fits = " or ".join(shortage.fitting)
-    advice = f"what is left would fit with {fits}" if fits else "no preset makes it fit: a larger budget or disk does"
-    console.warn(
-        f"all files together may take {human_bytes(shortage.bytes)}, {what} room for {human_bytes(shortage.room)}; "
-        f"{advice}. The run goes on and stops cleanly when the room is used up"
-    )
-
-
-def _warn_by_model(run: "LabelRun", console: Console) -> None:
-    """Before the first label only a model can tell; it knows nothing of kept confidence."""
-    from pipeline.estimation import make_estimate, sample_sizes
-    from storage.errors import LayoutError
-
-    try:
-        sizes = sample_sizes(run.plan.sample(50), limit=50)
-    except LayoutError:
-        return  # nothing to do, or nothing readable: each failure will be recorded with its reason
-    classes = len(run.teacher.schema)
-    estimate = make_estimate(sizes, run.plan.to_do_count, classes, "sample", run.workspace.root)
-    if estimate.sizes.hard_png_bytes > estimate.free_bytes:
-        console.warn(
-            f"the labels may take {human_bytes(estimate.sizes.hard_png_bytes)}, "
-            f"free are {human_bytes(estimate.free_bytes)}; the run stops cleanly when the disk is full"
-        )
