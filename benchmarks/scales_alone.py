@@ -2,10 +2,9 @@
 
 A network that is trained at two scales has one mean and variance for both in each batch norm, between those of either.
 With --anew they are taken again for each scale by itself, from the (training) images of that folder at that scale, and
-each scale is predicted with its own; with --together there is one set again, taken from the images at 0.5 and 1. No
-weight changes.
+each scale is predicted with its own. No weight changes.
 
-    python benchmarks/scales_alone.py --images DIR --truth DIR [--anew DIR [--together]] CHECKPOINT ...
+    python benchmarks/scales_alone.py --images DIR --truth DIR [--anew DIR] CHECKPOINT ...
 """
 
 import argparse
@@ -50,9 +49,7 @@ class ScaledNetwork:
         return self.kept[height]
 
 
-def networks(
-    spec: NetworkSpec, weights: StateDict, size: tuple[int, int], anew: Path | None, *, together: bool
-) -> ScaledNetwork:
+def networks(spec: NetworkSpec, weights: StateDict, size: tuple[int, int], anew: Path | None) -> ScaledNetwork:
     """The network at each scale of an image of that size."""
     taken = [] if anew is None else [read_image(item.image) for item in list_images(anew).items]
     network = build_network(spec)
@@ -62,16 +59,12 @@ def networks(
         scaled = size_at_scale(size, scale)
         found[scaled[0]] = copy.deepcopy(network).eval()
         if taken:
-            take_statistics(
-                found[scaled[0]], spec, taken, [size_at_scale(size, s) for s in SCALES[:2]] if together else [scaled]
-            )
+            take_statistics(found[scaled[0]], spec, taken, scaled)
     return ScaledNetwork(found)
 
 
-def take_statistics(
-    network: nn.Module, spec: NetworkSpec, images: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]
-) -> None:
-    """Replace the running statistics by the mean of those of the images, in batches, at these sizes."""
+def take_statistics(network: nn.Module, spec: NetworkSpec, images: Sequence[np.ndarray], size: tuple[int, int]) -> None:
+    """Replace the running statistics by the mean of those of the images, in batches, at this size."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
@@ -80,8 +73,7 @@ def take_statistics(
     for start in range(0, len(images) - _BATCH + 1, _BATCH):
         batch = torch.from_numpy(np.stack(images[start : start + _BATCH]))
         with torch.inference_mode():
-            for size in sizes:
-                network(resize(normalise(batch, spec.mean, spec.std), size))
+            network(resize(normalise(batch, spec.mean, spec.std), size))
     network.eval()
 
 
@@ -96,7 +88,7 @@ def fused(network: ScaledNetwork, image: Tensor, own: Fusion) -> Iterator[tuple[
         yield f"{scale:g} alone", predict_at_scale(network, image, scale).logits
 
 
-def judge(checkpoint: Path, images: Path, truth: Path, anew: Path | None, *, together: bool) -> dict[str, float]:
+def judge(checkpoint: Path, images: Path, truth: Path, anew: Path | None) -> dict[str, float]:
     """The mIoU of a network, used in each way."""
     loaded = load_checkpoint(checkpoint)
     spec, schema = loaded.spec, loaded.schema
@@ -105,7 +97,7 @@ def judge(checkpoint: Path, images: Path, truth: Path, anew: Path | None, *, tog
     network: ScaledNetwork | None = None
     for sample in samples:
         image, target = read_sample(sample, schema)
-        network = network or networks(spec, loaded.state_dict, target.values.shape, anew, together=together)
+        network = network or networks(spec, loaded.state_dict, target.values.shape, anew)
         network.kept.clear()
         with torch.inference_mode():
             batch = normalise(torch.from_numpy(image)[None], spec.mean, spec.std)
@@ -122,12 +114,9 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="all of one size")
     parser.add_argument("--truth", type=Path, required=True)
     parser.add_argument("--anew", type=Path, help="images to take the statistics from, of the same size")
-    parser.add_argument("--together", action="store_true", help="one set for all scales, from 0.5 and 1")
     asked = parser.parse_args()
-    if asked.together and asked.anew is None:
-        parser.error("--together says how --anew takes statistics: give that too")
     for checkpoint in asked.checkpoints:
-        mious = judge(checkpoint, asked.images, asked.truth, asked.anew, together=asked.together)
+        mious = judge(checkpoint, asked.images, asked.truth, asked.anew)
         print(
             f"| {checkpoint} | " + " | ".join(f"{name}: {100 * miou:.2f}" for name, miou in mious.items()), flush=True
         )
