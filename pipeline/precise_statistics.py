@@ -20,9 +20,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.transforms.v2 import functional as transforms
 
 from pipeline.samples import Sample
-from pipeline.training_settings import TrainingRecipe
+from pipeline.training_settings import MIN_CROP, TrainingRecipe
 from pipeline.two_scale import TwoScale
 from storage.image_reader import read_image, read_image_size
+from storage.out_of_memory import is_out_of_memory
+from teacher.networks.prediction import ScalePrediction
 from teacher.networks.registry import NetworkSpec
 
 _TOGETHER = (2, 8)
@@ -63,7 +65,7 @@ def take_statistics(
     smallest = _TOGETHER[0] * math.prod(recipe.crop)
     room = max(_ROOM * recipe.batch * math.prod(recipe.crop), smallest)
     batches = _draw(samples, recipe, room)[fabric.global_rank :: fabric.world_size]
-    forward = TwoScale(network, spec, recipe.precision, checkpointing=False)
+    forward = TwoScale(_OneClass(network), spec, recipe.precision, checkpointing=False)
     moments = None
     while moments is None:
         moments = Moments(norms, fabric.device)
@@ -73,11 +75,27 @@ def take_statistics(
                     with torch.inference_mode():
                         forward(_read(batch, recipe, room).to(fabric.device))
                     yield number, len(batches)
-        except torch.OutOfMemoryError:
-            if room == smallest:
+        except (RuntimeError, MemoryError) as error:
+            if room == smallest or not is_out_of_memory(error):
                 raise
             moments, room = None, max(room // 2, smallest)
     moments.apply(fabric)
+
+
+class _OneClass(nn.Module):
+    """A network that keeps the scores of others than its first class to itself.
+
+    No batch norm is given them, and enlarged they would take far more memory than training does.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor, *, attend: bool = True) -> ScalePrediction:
+        """Predict, as the network does."""
+        logits, attention, _ = self.network(images, attend=attend)
+        return ScalePrediction(logits[:, :1], attention, None)
 
 
 class Moments:
@@ -144,9 +162,12 @@ def _draw(samples: Sequence[Sample], recipe: TrainingRecipe, room: int) -> list[
 
 
 def _size(size: tuple[int, int], recipe: TrainingRecipe) -> tuple[int, int]:
-    """An image's (height, width) as it is trained on, before crops become smaller or larger at random."""
+    """An image's (height, width) as it is trained on, before crops become smaller or larger at random.
+
+    A side has as many pixels as any crop has at least: there are networks that less is too little for.
+    """
     scale = 1 if recipe.long_edge is None else recipe.long_edge / max(size)
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    return max(MIN_CROP, round(size[0] * scale)), max(MIN_CROP, round(size[1] * scale))
 
 
 def _read(batch: Sequence[Sample], recipe: TrainingRecipe, room: int) -> Tensor:
@@ -162,5 +183,5 @@ def _read(batch: Sequence[Sample], recipe: TrainingRecipe, room: int) -> Tensor:
     share = math.sqrt(room / (len(batch) * height * width))
     if share >= 1:
         return pictures
-    window: Tensor = transforms.center_crop(pictures, [max(1, int(height * share)), max(1, int(width * share))])
+    window: Tensor = transforms.center_crop(pictures, [max(MIN_CROP, int(height * share)), max(MIN_CROP, int(width * share))])
     return window

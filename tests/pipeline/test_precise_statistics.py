@@ -10,11 +10,13 @@ from lightning_fabric import Fabric
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.module import register_module_forward_hook
 
 from pipeline import precise_statistics
 from pipeline.precise_statistics import take_statistics
 from pipeline.samples import Sample
 from pipeline.training_settings import TrainingRecipe, TrainSettings
+from pipeline.two_scale import TwoScale
 from storage.errors import SettingsError
 from storage.layouts import LabelFile
 from teacher.networks.registry import build_network
@@ -138,6 +140,15 @@ def test_images_of_any_size_are_brought_together(tmp_path: Path) -> None:
     assert all(torch.isfinite(tensor).all() for tensor in statistics(network))
 
 
+def test_images_smaller_than_any_crop_are_made_as_large(tmp_path: Path) -> None:
+    """Images that a network could be too deep for are enlarged, as crops have margins, and end no run at its end."""
+    recipe = recipe_for(attention="hierarchical")
+    network, seen = network_of(recipe), []
+    network.register_forward_pre_hook(lambda _, x: seen.append(tuple(x[0].shape)))
+    take(network, recipe, samples_of(tmp_path, [(6, 8), (6, 90)]))
+    assert sorted(seen) == [(2, 3, 16, 30), (2, 3, 32, 61)]
+
+
 def test_images_are_scaled_as_in_training(tmp_path: Path) -> None:
     """With a long edge the images have it."""
     recipe = recipe_for(long_edge=48)
@@ -158,7 +169,18 @@ def test_no_more_images_than_asked_for_and_by_the_seed(tmp_path: Path, monkeypat
     assert read[:4] == read[4:8] != read[8:]
 
 
-def test_memory_that_does_not_suffice_makes_the_pieces_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("upsample_bilinear2d_nhwc only supports output tensors with less than INT_MAX elements"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=["device", "kernel", "host"],
+)
+def test_memory_that_does_not_suffice_makes_the_pieces_smaller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     """After an out-of-memory error all is taken again from smaller pieces, and nothing of the first try stays in it."""
     recipe, samples = recipe_for(crop=(32, 32)), samples_of(tmp_path, [(128, 128)] * 8)
     tried: list[int] = []
@@ -167,7 +189,7 @@ def test_memory_that_does_not_suffice_makes_the_pieces_smaller(tmp_path: Path, m
     def limited(module: Any, images: Tensor) -> Any:
         tried.append(images[:, 0].numel())
         if len(tried) > 1 and tried[-1] > 20_000:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         return inner(module, images)
 
     monkeypatch.setattr(precise_statistics.TwoScale, "forward", limited)
@@ -179,6 +201,17 @@ def test_memory_that_does_not_suffice_makes_the_pieces_smaller(tmp_path: Path, m
     small = network_of(recipe)
     take(small, recipe, samples)
     assert all(torch.equal(*both) for both in zip(statistics(network), statistics(small), strict=True))
+
+
+def test_scores_of_many_classes_are_not_enlarged(tmp_path: Path) -> None:
+    """What is kept of a batch at its full size is of one class, so that no number of classes takes memory."""
+    recipe, kept = recipe_for(attention="hierarchical"), []
+    hook = register_module_forward_hook(
+        lambda module, _, made: kept.append(made.joint.shape) if isinstance(module, TwoScale) else None
+    )
+    with hook:
+        take(network_of(recipe), recipe, samples_of(tmp_path, [(64, 96)] * 2))
+    assert kept == [(2, 1, 64, 96)]
 
 
 def test_memory_that_does_not_suffice_for_a_crop_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
