@@ -97,18 +97,21 @@ class Results:
     def written(self) -> Generator[TrainProgress, None, dict[str, nn.Module]]:
         """The networks in use by their names, as they are in the checkpoints; these are written where they are not yet.
 
+        Where the result is not there, what else is there may be another run's.
+
         Raises:
             WorkspaceError: the folder cannot be written.
         """
         paths = dict(zip(self.names, (self._folder.checkpoint, self._folder.raw_checkpoint), strict=False))
-        there = self._fabric.broadcast([name for name, path in paths.items() if path.is_file()])
+        is_written = self._folder.checkpoint.is_file()
+        there = self._fabric.broadcast([name for name, path in paths.items() if is_written and path.is_file()])
         networks = {}
         for name, path in paths.items():
             if name in there:
                 networks[name] = self._network(load_checkpoint(path).state_dict, str(path))
             else:
                 networks[name] = yield from self.in_use(name)
-        if self._fabric.is_global_zero and self.names[0] not in there:
+        if self._fabric.is_global_zero and not there:
             for name in reversed(self.names):  # the result comes last: where it is, all is
                 self.write(paths[name], networks[name], name, {})
         return networks

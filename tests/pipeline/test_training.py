@@ -524,6 +524,28 @@ def test_without_an_average_the_last_weights_are_the_result(data: Path) -> None:
     assert not same(weights(averaged.checkpoint), weights(data / "averaged/raw.pt"))
 
 
+def test_batch_norms_alone_are_other_where_whole_images_are_seen(data: Path) -> None:
+    """Without precise statistics a run has the same weights, and the statistics of its crops."""
+    crops, steps = run(settings_for(data, steps=2, precise_bn=0, out=data / "crops"))
+    assert "statistics" not in {step.phase for step in steps}
+    images, steps = run(settings_for(data, steps=2, out=data / "images"))
+    assert [step.done for step in steps if step.phase == "statistics"] == [1, 1]  # of both networks
+    one, other = weights(crops.checkpoint), weights(images.checkpoint)
+    changed = {name.rpartition(".")[2] for name in one if not torch.equal(one[name], other[name])}
+    assert changed == {"running_mean", "running_var", "num_batches_tracked"}
+
+
+def test_checkpoint_of_somebody_else_never_becomes_a_result(data: Path) -> None:
+    """Where the result is not written yet, a raw.pt that lies there, of another run or a killed one, is made anew."""
+    run(settings_for(data, steps=2, seed=1))
+    (data / "out/checkpoint.pt").unlink()
+    shutil.rmtree(data / "out/states")
+    run(settings_for(data, steps=2))
+    run(settings_for(data, steps=2, out=data / "whole"))
+    for name in ("checkpoint.pt", "raw.pt"):
+        assert same(weights(data / "out" / name), weights(data / "whole" / name))
+
+
 def test_gradient_checkpointing_changes_memory_only(data: Path) -> None:
     """Activations that are computed again give the same weights and the same statistics of batch norm."""
     kept, _ = run(settings_for(data, steps=2, out=data / "kept"))
