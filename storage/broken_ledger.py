@@ -11,8 +11,11 @@ from storage.errors import BrokenLedgerError
 COPY_MEMORY = "copy.json"
 """File beside the ledger of a run in a store: what its driver knows of the copy there."""
 
-_BROKEN = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-"""A table that is missing, a disk that does not give its content, pages that are none, and a file that is none."""
+_BROKEN = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+"""A table that is missing, pages that are none, and a file that is none."""
+
+_UNREADABLE = {sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS}
+"""A disk that does not give its content; one that takes none, or no lock, says nothing of the ledger."""
 
 
 def is_broken(error: Exception) -> bool:
@@ -23,7 +26,7 @@ def is_broken(error: Exception) -> bool:
     """
     # what Python itself finds, such as text that is no UTF-8, has no code; extended codes have the plain one below
     code = getattr(error, "sqlite_errorcode", None)
-    return code is None or code & 0xFF in _BROKEN
+    return code is None or code & 0xFF in _BROKEN or code in _UNREADABLE
 
 
 def broken_ledger(path: Path, what: str) -> BrokenLedgerError:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from storage.agreement import image_agrees, label_agrees
+from storage.broken_ledger import is_broken
 from storage.errors import BrokenLedgerError, DiskFullError, WorkspaceError
 from storage.ledger import Entry, Ledger
 from storage.object_io import file_digest
@@ -196,3 +197,22 @@ def test_a_full_disk_is_one_kind_of_error(tmp_path: Path, write: Callable[[Ledge
         with pytest.raises(DiskFullError, match="run the same command again"):
             write(ledger)
         assert list(ledger) == [DONE]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("SQLITE_IOERR_READ", True),
+        ("SQLITE_CORRUPT_INDEX", True),
+        ("SQLITE_IOERR_WRITE", False),
+        ("SQLITE_IOERR_FSYNC", False),
+        ("SQLITE_IOERR_LOCK", False),
+        ("SQLITE_BUSY", False),
+        ("SQLITE_FULL", False),
+    ],
+)
+def test_a_disk_that_takes_nothing_is_no_damage(name: str, damage: bool) -> None:
+    """A ledger that cannot be read is damaged; one that cannot be written or locked, as with a quota, is not."""
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = getattr(sqlite3, name)
+    assert is_broken(error) == damage
