@@ -195,6 +195,10 @@ class LedgerRebuild:
 
     def _record(self, looked: list[LookedAt]) -> list[Entry]:
         entries = [self._account(one) for one in looked]
+        if left_out := [one.found.key for one in looked if one.entry is None]:
+            # an earlier call, which was stopped, may have taken what was there then
+            self._ledger.forget(left_out)
+            self._ledger.take_slots(left_out)
         new = [one for one in looked if one.entry is not None and one.found.made is None]
         if new:
             notes = {one.found.key: {"pixels": one.pixels} for one in new if one.pixels}

@@ -258,6 +258,25 @@ def test_a_rebuilding_that_is_stopped_goes_on(settings: LabelSettings, monkeypat
     assert problems(run) == []
 
 
+def test_what_was_replaced_while_a_rebuilding_was_stopped_is_not_in_the_new_ledger(
+    settings: LabelSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A label that the stopped call has taken, and that is a human's by now, has neither an entry nor confidence."""
+    run = settings.out
+    (run / "ledger.sqlite").unlink()
+    with LedgerRebuild(run, workers=1) as work:
+        monkeypatch.setattr(work, "_put_in_place", lambda: None)
+        monkeypatch.setattr("pipeline.rebuild_ledger.record_plan", lambda *_, **__: None)
+        monkeypatch.setattr(Ledger, "forget_notes", lambda _: None)
+        list(work)
+    monkeypatch.undo()
+    Image.new("L", (56, 40)).save(run / "labels/a/1.png")
+    summary = rebuild(run)
+    assert (summary.recorded, summary.left_out, summary.slots) == (3, 1, 3)
+    entries, slots, _ = rows(run)
+    assert "a/1" not in entries.keys() | slots.keys()
+
+
 def test_a_journal_without_its_ledger_does_not_spoil_the_new_one(settings: LabelSettings) -> None:
     """SQLite would play it back into whatever has the ledger's name."""
     run = settings.out
