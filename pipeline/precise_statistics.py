@@ -183,5 +183,6 @@ def _read(batch: Sequence[Sample], recipe: TrainingRecipe, room: int) -> Tensor:
     share = math.sqrt(room / (len(batch) * height * width))
     if share >= 1:
         return pictures
-    window: Tensor = transforms.center_crop(pictures, [max(MIN_CROP, int(height * share)), max(MIN_CROP, int(width * share))])
+    sides = [max(MIN_CROP, int(side * share)) for side in (height, width)]
+    window: Tensor = transforms.center_crop(pictures, sides)
     return window
