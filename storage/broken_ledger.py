@@ -11,6 +11,9 @@ from storage.errors import BrokenLedgerError
 COPY_MEMORY = "copy.json"
 """File beside the ledger of a run in a store: what its driver knows of the copy there."""
 
+SETTINGS = "settings.toml"
+"""File in the folder of a run: its settings, which no run writes before its ledger has them."""
+
 _BROKEN = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 """A table that is missing, pages that are none, and a file that is none."""
 
@@ -40,6 +43,11 @@ def broken_ledger(path: Path, what: str) -> BrokenLedgerError:
         return BrokenLedgerError(
             f"{what}; no label is lost: move {path} away, with its -journal where there is one, and run the same "
             f"`label` command again, which goes on with the copy in the store"
+        )
+    if not (path.parent / SETTINGS).is_file():
+        return BrokenLedgerError(
+            f"{what}; there is no {SETTINGS} beside it, as where a run is starting, or was ended as it started: run the "
+            f"same `label` command again, and where that says the same, move {path} away first"
         )
     return BrokenLedgerError(
         f"{what}; no label is lost: `autocoarse verify {path.parent} --rebuild` makes the ledger anew from the labels"

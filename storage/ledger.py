@@ -293,5 +293,5 @@ class Ledger:
     def _entry(self, row: tuple[object, ...]) -> Entry:
         try:
             return from_row(row)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise self._broken(f"the entry of {row[0]!r} cannot be read: {error}") from error

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from storage.account import ByteAccount
 from storage.adoption import Adopted
 from storage.atomic_file import as_ours, remove_partial_files, write_atomically
-from storage.broken_ledger import broken_ledger
+from storage.broken_ledger import SETTINGS, broken_ledger
 from storage.errors import WorkspaceError
 from storage.lock_look import LOOK_SECONDS, is_taken
 from storage.object_io import find_file, put_object
@@ -97,7 +97,7 @@ class Workspace:
     @property
     def settings(self) -> Path:
         """The resolved settings."""
-        return self.root / "settings.toml"
+        return self.root / SETTINGS
 
     @property
     def classes(self) -> Path:

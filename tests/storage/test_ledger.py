@@ -74,6 +74,7 @@ def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
         ("UPDATE run SET value = '{\"scales\": [' WHERE name = 'settings'", lambda ledger: ledger.settings),
         ("UPDATE notes SET value = 'torn'", lambda ledger: ledger.note("a/x")),
         ("UPDATE entries SET counts = '[1, '", lambda ledger: ledger.get("a/x")),
+        ("UPDATE entries SET counts = '5'", list),
         ("UPDATE entries SET height = 'two'", list),
         ("UPDATE entries SET sha256 = X'00ff'", list),
         ("UPDATE entries SET reason = CAST(X'e9e9' AS TEXT)", list),
@@ -85,6 +86,7 @@ def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
 def test_what_no_run_has_written_is_damage(tmp_path: Path, change: str, read: Callable[[Ledger], object]) -> None:
     """Pages may be whole and what they hold may not: it is one kind of error, which says what to do."""
     path = tmp_path / "l.sqlite"
+    (tmp_path / "settings.toml").touch()
     with Ledger(path) as ledger:
         ledger.claim({"scales": [0.5, 1.0]})
         ledger.commit([DONE], {"a/x": {"note": 1}})
@@ -98,6 +100,20 @@ def test_what_no_run_has_written_is_damage(tmp_path: Path, change: str, read: Ca
 
     with pytest.raises(BrokenLedgerError, match=f"autocoarse verify {tmp_path} --rebuild"):
         look()
+
+
+@pytest.mark.parametrize("change", ["", "CREATE TABLE run (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"])
+def test_a_ledger_that_a_run_has_only_begun_needs_nothing_but_the_run(tmp_path: Path, change: str) -> None:
+    """Whoever looks while it is made, or after a kill just then, is not sent to make it anew from labels."""
+    path = tmp_path / "l.sqlite"
+    connection = sqlite3.connect(path)
+    connection.executescript(change)
+    connection.close()
+    path.touch()
+    with pytest.raises(BrokenLedgerError, match="run the same `label` command again"):
+        Ledger(path, read_only=True)
+    with Ledger(path) as ledger:
+        assert not ledger.has_entries()
 
 
 def test_a_ledger_that_cannot_be_opened_keeps_no_lock(tmp_path: Path) -> None:
