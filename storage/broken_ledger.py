@@ -46,7 +46,7 @@ def broken_ledger(path: Path, what: str) -> BrokenLedgerError:
         )
     if not (path.parent / SETTINGS).is_file():
         return BrokenLedgerError(
-            f"{what}; there is no {SETTINGS} beside it, as where a run is starting, or was ended as it started: run the "
+            f"{what}; there is no {SETTINGS} beside it, as where a run is starting, or was ended then: run the "
             f"same `label` command again, and where that says the same, move {path} away first"
         )
     return BrokenLedgerError(

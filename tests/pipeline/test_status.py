@@ -16,11 +16,11 @@ from pipeline.merging import MergeRun, MergeSettings
 from pipeline.rethresholding import RethresholdRun, RethresholdSettings
 from pipeline.settings import LabelSettings
 from pipeline.status import RunStatus, read_status
-from storage import workspace as workspace_module
 from storage.account import LEDGER_ROW, MARGIN
 from storage.budget import LEDGER_ENTRY_BYTES, measure_bytes
 from storage.errors import BudgetError, MissingFileError, WorkspaceError
 from storage.ledger import Entry, Ledger
+from storage.lock_look import LOOK_SECONDS
 from storage.workspace import Workspace
 
 IMAGES = 4
@@ -163,13 +163,13 @@ def test_items_returned_to_the_plan_are_left(settings: LabelSettings) -> None:
 
 def test_looking_never_keeps_a_run_from_starting(settings: LabelSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A look that finds half-written files asks for the lock; a run that starts right then waits it out."""
-    assert workspace_module._LOOK_SECONDS > 0.2, "a look is far shorter"
+    assert LOOK_SECONDS > 0.2, "a look is far shorter"
     workspace = Workspace(settings.out)
     label(settings)
     workspace.scratch.mkdir()
     assert read_status(workspace).killed
     with (settings.out / ".lock").open() as looking, monkeypatch.context() as patience:
-        patience.setattr(workspace_module, "_LOOK_SECONDS", 60)  # the thread may be late where the machine is busy
+        patience.setattr("storage.workspace.LOOK_SECONDS", 60)  # the thread may be late where the machine is busy
         fcntl.flock(looking, fcntl.LOCK_SH)
         timer = threading.Timer(0.1, lambda: fcntl.flock(looking, fcntl.LOCK_UN))
         timer.start()
