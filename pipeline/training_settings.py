@@ -43,7 +43,7 @@ _NOT_DECISIVE = {
     *("out", "device", "workers", "checkpoint_every", "keep", "index"),
 }
 
-_YOUNGER = {"output_stride": None, "attention": "hierarchical", "attention_scales": None, "precise_bn": 0}
+YOUNGER = {"output_stride": None, "attention": "hierarchical", "attention_scales": None, "precise_bn": 0}
 """Settings that came later than the first runs, and what they were before: decisive where they are something else."""
 
 Side = Annotated[int, Field(ge=MIN_CROP, le=8192)]
@@ -291,7 +291,7 @@ class TrainSettings(TrainingRecipe):
     def decisive(self) -> dict[str, Any]:
         """The settings that decide the weights, as plain values; what lies behind the paths is not looked at."""
         decisive = self.model_dump(mode="json", exclude=_NOT_DECISIVE)
-        for name, before in _YOUNGER.items():
+        for name, before in YOUNGER.items():
             if decisive[name] == before:
                 del decisive[name]  # so that a run that is older than the setting goes on
         return decisive | {"crops_together": self.crops_together}

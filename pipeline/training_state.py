@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from pipeline.settings import settings_difference
+from pipeline.training_settings import YOUNGER
 from storage.atomic_file import as_ours
 from storage.errors import CheckpointError, ForeignSettingsError
 from storage.workspace import remove_partial_files, write_atomically
@@ -66,7 +67,7 @@ class TrainingFolder:
             except Exception as error:  # noqa: BLE001 - a torn file makes torch raise nearly anything
                 damaged.append(f"{path} cannot be read ({type(error).__name__})")
                 continue
-            if difference := settings_difference(before, decisive):
+            if difference := settings_difference({**YOUNGER, **before}, {**YOUNGER, **decisive}):
                 raise ForeignSettingsError(
                     f"{self.root} holds a training run with other settings:\n{difference}\n"
                     f"choose another --out, or repeat the settings that are there"

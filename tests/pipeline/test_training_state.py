@@ -77,6 +77,15 @@ def test_states_of_other_settings_are_refused_with_what_differs(tmp_path: Path) 
         folder.load_state({"steps": 8})
 
 
+def test_a_state_of_an_earlier_version_says_what_was_not_a_setting_yet(tmp_path: Path) -> None:
+    """The message has the value with which the run goes on, and that value is no difference."""
+    folder = TrainingFolder(tmp_path)
+    folder.save_state(state(3))
+    with pytest.raises(ForeignSettingsError, match="precise_bn: 0 -> 200"):
+        folder.load_state({**SETTINGS, "precise_bn": 200})
+    assert folder.load_state(SETTINGS)[0] is not None
+
+
 def test_full_disk_leaves_the_states_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the disk is full the run ends with a message, and what was saved before is still there and whole."""
     folder = TrainingFolder(tmp_path, keep=1)
