@@ -39,9 +39,10 @@ def take_statistics(
 ) -> Iterator[tuple[int, int]]:
     """Give the batch norms of a network the statistics of whole images, at the scales at which it is trained.
 
-    Every process must take part; each reads its share. The statistics of each batch, and in it of each scale, count
-    the same. Images too large for the device, as told by the crops that it is trained on or by running out of memory,
-    are seen in part. A network without batch norms, and one that has but one image, stays as it is.
+    Every process must take part; each reads its share. The statistics of each batch, and in it of each scale, count the
+    same. Images too large for the device, as told by the crops that it is trained on or by running out of memory, are
+    seen in part, as they are by an encoder that takes one size only. A network without batch norms, and one that has
+    but one image, stays as it is.
 
     Args:
         network: built from `spec`, on the device of `fabric`; no layer of it exchanges anything with other processes.
@@ -66,19 +67,23 @@ def take_statistics(
     room = max(_ROOM * recipe.batch * math.prod(recipe.crop), smallest)
     batches = _draw(samples, recipe, room)[fabric.global_rank :: fabric.world_size]
     forward = TwoScale(_OneClass(network), spec, recipe.precision, checkpointing=False)
-    moments = None
+    moments, window = None, None
     while moments is None:
         moments = Moments(norms, fabric.device)
         try:
             with moments:
                 for number, batch in enumerate(batches, 1):
                     with torch.inference_mode():
-                        forward(_read(batch, recipe, room).to(fabric.device))
+                        forward(_read(batch, recipe, room, window).to(fabric.device))
                     yield number, len(batches)
         except (RuntimeError, MemoryError) as error:
             if room == smallest or not is_out_of_memory(error):
                 raise
             moments, room = None, max(room // 2, smallest)
+        except AssertionError:  # an encoder that takes images of one size only, which the crops have
+            if window is not None:
+                raise
+            moments, window = None, recipe.crop
     moments.apply(fabric)
 
 
@@ -170,8 +175,8 @@ def _size(size: tuple[int, int], recipe: TrainingRecipe) -> tuple[int, int]:
     return max(MIN_CROP, round(size[0] * scale)), max(MIN_CROP, round(size[1] * scale))
 
 
-def _read(batch: Sequence[Sample], recipe: TrainingRecipe, room: int) -> Tensor:
-    """The images of a batch, brought to one size, and their middles where that is too large.
+def _read(batch: Sequence[Sample], recipe: TrainingRecipe, room: int, window: tuple[int, int] | None) -> Tensor:
+    """The images of a batch, brought to one size, and their middles where that is too large or a window is asked for.
 
     Returns:
         (image, 3, height, width) uint8 RGB.
@@ -180,9 +185,7 @@ def _read(batch: Sequence[Sample], recipe: TrainingRecipe, room: int) -> Tensor:
     sizes = [_size((image.shape[1], image.shape[2]), recipe) for image in images]
     height, width = (round(side) for side in np.median(sizes, axis=0))
     pictures = torch.stack([transforms.resize(image, [height, width], antialias=True) for image in images])
-    share = math.sqrt(room / (len(batch) * height * width))
-    if share >= 1:
-        return pictures
-    sides = [max(MIN_CROP, int(side * share)) for side in (height, width)]
-    window: Tensor = transforms.center_crop(pictures, sides)
-    return window
+    share = min(math.sqrt(room / (len(batch) * height * width)), 1)
+    sides = window or tuple(max(MIN_CROP, int(side * share)) for side in (height, width))
+    middles: Tensor = transforms.center_crop(pictures, list(sides))
+    return middles

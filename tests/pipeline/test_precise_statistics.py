@@ -214,6 +214,24 @@ def test_scores_of_many_classes_are_not_enlarged(tmp_path: Path) -> None:
     assert kept == [(2, 1, 64, 96)]
 
 
+def test_an_encoder_of_one_size_is_given_that_of_the_crops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only crops are taken, by an assertion as timm's encoders have it, the middles of the images are seen."""
+    recipe, taken = recipe_for(), []
+    inner = precise_statistics.TwoScale.forward
+
+    def strict(module: Any, images: Tensor) -> Any:
+        assert images.shape[2:] == recipe.crop
+        taken.append(len(images))
+        return inner(module, images)
+
+    monkeypatch.setattr(precise_statistics.TwoScale, "forward", strict)
+    network = network_of(recipe)
+    before = [tensor.clone() for tensor in statistics(network)]
+    assert take(network, recipe, samples_of(tmp_path, [(100, 120)] * 3 + [(60, 64)])) == 1
+    assert taken == [4]
+    assert not any(torch.equal(*both) for both in zip(before, statistics(network), strict=True))
+
+
 def test_memory_that_does_not_suffice_for_a_crop_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where pieces as small as a crop do not fit either, it ends."""
 
