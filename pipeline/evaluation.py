@@ -10,7 +10,7 @@ from typing import Self
 
 from pipeline.guard import refuse_trained_images
 from pipeline.paired_labels import pair_labels
-from pipeline.samples import collect_samples, read_sample
+from pipeline.samples import collect_samples, read_samples
 from pipeline.scores import Counts, Scores, compute_scores, count_pixels
 from storage.clean_up import remove_small_components
 from storage.label_map import LabelMap
@@ -188,8 +188,7 @@ def evaluate_network(
     samples = collection.samples[part[0] :: part[1]]
 
     def predict() -> Iterator[_Judged]:
-        for sample in samples:
-            image, target = read_sample(sample, schema)
+        for image, target in read_samples(samples, schema):
             (values,) = teacher.label([image], scales, threshold, fusion=fusion)
             yield _Judged(count_pixels(target, LabelMap(values, len(schema))), target.unknown)
 

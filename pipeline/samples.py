@@ -6,11 +6,11 @@ read a sample.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,8 @@ AHEAD = 4
 """Samples that are read, or wait, beside the one that is used."""
 
 _READERS = 2
+
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +150,22 @@ def read_ahead(
         except (ImageError, LabelError) as error:
             return str(error)
 
+    yield from zip(samples, _map_ahead(read, samples), strict=True)
+
+
+def read_samples(samples: Sequence[Sample], schema: ClassSchema) -> Iterator[tuple[npt.NDArray[np.uint8], LabelMap]]:
+    """As `read_ahead`, where all samples are needed: one that cannot be read is an error, raised in its turn.
+
+    Raises:
+        ImageError, LabelError: as `read_sample`.
+    """
+    return _map_ahead(lambda sample: read_sample(sample, schema), samples)
+
+
+def _map_ahead(read: Callable[[Sample], Content], samples: Sequence[Sample]) -> Iterator[Content]:
     with ThreadPoolExecutor(_READERS, "read") as pool:
         try:
-            yield from zip(samples, map_ahead(read, samples, pool, AHEAD), strict=True)
+            yield from map_ahead(read, samples, pool, AHEAD)
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -1,5 +1,6 @@
 """Counting and scoring, on cases small enough to be counted by hand."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+import pipeline.samples as samples_module
 from pipeline.evaluation import EvaluationProgress, evaluate_labels, evaluate_network
+from pipeline.samples import AHEAD, Sample
 from pipeline.scores import Scores, compute_scores, count_pixels
 from storage.clean_up import remove_small_components
-from storage.errors import LabelError, LayoutError, MissingFileError, SettingsError
+from storage.errors import ImageError, LabelError, LayoutError, MissingFileError, SettingsError
 from storage.label_map import LabelMap
 from storage.label_png import encode_label_png, read_label_png
 from storage.schema import ClassInfo, ClassSchema
-from teacher import load_teacher
+from teacher import Teacher, load_teacher
 
 LABELS = arrays(np.uint8, (8, 6), elements=st.sampled_from([0, 1, 2, 255]))
 THREE = ClassSchema("three", tuple(ClassInfo(n, (0, 0, 0), (i + 7,)) for i, n in enumerate(("road", "pole", "sky"))))
@@ -237,3 +240,52 @@ def test_network_agrees_with_its_own_labels(tmp_path: Path, schema: ClassSchema,
     assert (scores.pixel_accuracy, scores.coverage, scores.images, last.without_truth) == (1, 1, 2, 1)
     assert last.unknown == 0
     assert list(scores.iou) == list(schema.names)
+
+
+def test_images_are_read_while_the_network_predicts(
+    tmp_path: Path, tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network finds the image that follows read already, and never more than a few."""
+    write_images(tmp_path, 2 * AHEAD)
+    read, label = samples_module.read_sample, Teacher.label
+    more, keys, predicted, most = threading.Condition(), [], [], []
+
+    def watched(sample: Sample, schema: ClassSchema) -> object:
+        content = read(sample, schema)
+        with more:
+            keys.append(sample.key)
+            more.notify_all()
+        return content
+
+    def predict(self: Teacher, *args: object, **options: object) -> object:
+        predicted.append(1)
+        with more:
+            assert more.wait_for(lambda: len(keys) >= min(len(predicted) + 1, 2 * AHEAD), timeout=30)
+            most.append(len(keys) - len(predicted))
+        return label(self, *args, **options)
+
+    monkeypatch.setattr(samples_module, "read_sample", watched)
+    monkeypatch.setattr(Teacher, "label", predict)
+    teacher = load_teacher(tiny_teacher)
+    last = last_of(evaluate_network(teacher, tmp_path / "images", tmp_path / "truth", [1.0]))
+    assert last.done == len(keys) == 2 * AHEAD
+    assert max(most) <= AHEAD
+
+
+def test_an_unreadable_image_ends_the_evaluation_in_its_turn(tmp_path: Path, tiny_teacher: Path) -> None:
+    """Images before one that cannot be read are judged, and its error names it."""
+    write_images(tmp_path, 4)
+    (tmp_path / "images/2.png").write_bytes(b"no image")
+    evaluation = evaluate_network(load_teacher(tiny_teacher), tmp_path / "images", tmp_path / "truth", [1.0])
+    assert [next(evaluation).done for _ in range(2)] == [1, 2]
+    with pytest.raises(ImageError, match=r"images/2\.png"):
+        next(evaluation)
+
+
+def write_images(folder: Path, count: int) -> None:
+    """Noise images, and a truth for each."""
+    (folder / "images").mkdir()
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 48, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"images/{number}.png")
+        write_label(folder / f"truth/{number}.png", np.zeros((40, 48)))
