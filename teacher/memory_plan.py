@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from storage.soft_store import Keep
 from teacher.fusion import check_scales, size_at_scale
-from teacher.networks.prediction import Network
+from teacher.networks.prediction import Network, ScalePrediction
 from teacher.tiling import GLOBAL_CONTEXT, STRIDE, plan_tiles
 
 _SIDES, _SMALL_SIDES = (768, 1280), (256, 512)
@@ -87,10 +87,10 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch le
 
 
 def measure_forward(network: Network, device: torch.device, *, attend: bool = True) -> ForwardMemory:
-    """Run a network on tensors that have a shape and no content, at two sizes, and see how much is alive at once.
+    """Run a network on tensors that have a shape and no content, at four sizes, and see how much is alive at once.
 
-    It takes seconds, whatever the network's size, and no memory. Counted is what torch's operations make; a library's
-    room to work in is not (that of cuDNN was not measured).
+    It takes no memory, and time by the operation, whatever its size: four processor seconds for HRNet-OCR. Counted is
+    what torch's operations make; a library's room to work in is not (that of cuDNN was not measured).
 
     Args:
         network: what predicts, the way it will be run: precision, layout and folding count. Not a compiled one, and no
@@ -138,11 +138,11 @@ class LabelMemory:
     on_host: bool
     """Whether the device is the CPU, whose memory the images as they were read are in too."""
     attended: ForwardMemory | None = None
-    """Of the other scales; None: the attention takes no more."""
+    """Of the other scales; None: there is no attention that could take more."""
 
     @classmethod
     def of(cls, predict: Network, device: torch.device, classes: int, weights: int, working: int) -> Self:
-        """Measure a network.
+        """Measure a network; with and without its attention, where it has one.
 
         Args:
             predict: the network as it is run; see `measure_forward`.
@@ -151,8 +151,18 @@ class LabelMemory:
             weights: bytes of its parameters and buffers.
             working: bytes that fusion and decision may work in.
         """
-        forward, attended = (measure_forward(predict, device, attend=attend) for attend in (False, True))
-        return cls(weights, forward, classes, working, device.type == "cpu", attended)
+        attends = False
+
+        def watched(images: Tensor, /, *, attend: bool = True) -> ScalePrediction:
+            nonlocal attends
+            prediction = predict(images, attend=attend)
+            attends |= prediction.attention is not None
+            return prediction
+
+        forward = attended = measure_forward(watched, device)
+        if attends:
+            forward = measure_forward(predict, device, attend=False)
+        return cls(weights, forward, classes, working, device.type == "cpu", attended if attends else None)
 
     def peak(
         self,

@@ -85,6 +85,23 @@ def test_measuring_leaves_no_trace_and_half_precision_takes_less(spec: NetworkSp
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("attends", [False, True])
+def test_a_network_is_measured_once_where_no_attention_sets_its_scales_apart(attends: bool) -> None:
+    """A network without attention is run at four sizes, one with it at each of them also without it."""
+    network, asked = Known(), []
+
+    def predict(images: Tensor, /, *, attend: bool = True) -> ScalePrediction:
+        asked.append((images.shape[-1], attend))
+        prediction: ScalePrediction = network(images)
+        return prediction if attends and attend else prediction._replace(attention=None)
+
+    memory = LabelMemory.of(predict, CPU, 2, 0, 0)
+    sides = {side for side, _ in asked}
+    assert sorted(asked) == sorted((side, attend) for side in sides for attend in {True, not attends})
+    assert len(sides) == 4
+    assert (memory.forward.per_pixel, memory.attended is not None) == (64, attends)
+
+
 def test_the_full_teacher_is_measured_on_any_machine() -> None:
     """HRNet-OCR takes about a kilobyte a pixel, whatever the machine can hold."""
     network = fold_batch_norms(build_network(default_spec("hrnet-ocr", 19)).eval())
