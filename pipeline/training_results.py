@@ -5,7 +5,7 @@ When that is done is the run's to decide.
 
 import copy
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,12 @@ from pipeline.training_settings import TrainSettings
 from pipeline.training_state import TrainingFolder
 from pipeline.training_step import Trainer
 from pipeline.training_validation import validate_together
+from storage.errors import CheckpointError, MissingFileError
 from storage.schema import ClassSchema
 from teacher import Teacher
 from teacher.checkpoint import load_checkpoint, save_checkpoint
 from teacher.loading import network_with
-from teacher.weights import StateDict
+from teacher.weights import StateDict, read_content
 
 
 class Results:
@@ -61,6 +62,10 @@ class Results:
         """Of the networks; first the averaged one, where there is one: it is the result."""
         return ("raw",) if self._trainer.average is None else ("averaged", "raw")
 
+    @property
+    def _paths(self) -> dict[str, Path]:
+        return dict(zip(self.names, (self._folder.checkpoint, self._folder.raw_checkpoint), strict=False))
+
     def in_use(self, name: str) -> Generator[TrainProgress, None, nn.Module]:
         """A network with the weights of one in training, and with batch norm's statistics of whole images."""
         trained = self._trainer.network if name == "raw" else self._trainer.average
@@ -94,26 +99,43 @@ class Results:
             yield TrainProgress("validating", done, total)
         raise AssertionError("the last has the scores")
 
-    def written(self) -> Generator[TrainProgress, None, dict[str, nn.Module]]:
-        """The networks in use by their names, as they are in the checkpoints; these are written where they are not yet.
+    def lost(self) -> dict[str, str]:
+        """Names of the networks whose checkpoint has to be written, with why: it is not there, or cannot be read.
+
+        It is read whole: only so it shows that the disk has given back another.
+        """
+        lost = {}
+        if self._fabric.is_global_zero:
+            for name, path in self._paths.items():
+                try:
+                    read_content(path)
+                except MissingFileError:
+                    lost[name] = f"{path} is not there"
+                except CheckpointError:
+                    lost[name] = f"{path} cannot be read as a checkpoint"
+        return self._fabric.broadcast(lost)
+
+    def written(self, lost: Collection[str]) -> Generator[TrainProgress, None, dict[str, nn.Module]]:
+        """The networks in use by their names, as they are in the checkpoints.
+
+        Args:
+            lost: names of those whose checkpoints are to be written first.
 
         Where the result is not there, what else is there may be another run's.
 
         Raises:
+            CheckpointError: one of the others is no checkpoint of this version.
             WorkspaceError: the folder cannot be written.
         """
-        paths = dict(zip(self.names, (self._folder.checkpoint, self._folder.raw_checkpoint), strict=False))
-        is_written = self._folder.checkpoint.is_file()
-        there = self._fabric.broadcast([name for name, path in paths.items() if is_written and path.is_file()])
         networks = {}
-        for name, path in paths.items():
-            if name in there:
-                networks[name] = self._network(load_checkpoint(path).state_dict, str(path))
-            else:
+        for name, path in self._paths.items():
+            if name in lost:
                 networks[name] = yield from self.in_use(name)
-        if self._fabric.is_global_zero and not there:
-            for name in reversed(self.names):  # the result comes last: where it is, all is
-                self.write(paths[name], networks[name], name, {})
+            else:
+                networks[name] = self._network(load_checkpoint(path).state_dict, str(path))
+        if self._fabric.is_global_zero:
+            for name in (name for name in reversed(self.names) if name in lost):  # the result comes last: then all is
+                self.write(self._paths[name], networks[name], name, {})
         return networks
 
     def write(self, path: Path, network: nn.Module, name: str, more: Mapping[str, Any]) -> None:

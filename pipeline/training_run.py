@@ -214,7 +214,7 @@ class TrainingRun:
                 self._results.write(self._folder.best_checkpoint, network, name, {"miou": scores.miou})
 
     def finish(self) -> Iterator[TrainProgress]:
-        """Write the checkpoints and judge them, unless an earlier run has done so in the same way.
+        """Write the checkpoints and judge them, unless an earlier run has done so in the same way and they are whole.
 
         Raises:
             ImageError, LabelError: an image or a label to learn from, or to validate on, cannot be used.
@@ -223,9 +223,13 @@ class TrainingRun:
         folder, settings = self._folder, self._settings
         judged_on = None if self._data.validation is None else self._data.validation.digest
         how = {"images_and_labels": judged_on, "scales": list(settings.scales), "precision": settings.precision}
-        is_written, metrics = self._fabric.broadcast((folder.checkpoint.is_file(), folder.load_metrics()))
-        if not is_written or metrics is None or metrics["validated"] != how:
-            networks = yield from self._results.written()
+        lost, metrics = self._results.lost(), self._fabric.broadcast(folder.load_metrics())
+        if metrics is not None:  # they were whole when it was written
+            for reason in lost.values():
+                warning = f"{reason}: it is made anew from the state of the last step"
+                yield TrainProgress("training", self._steps, self._steps, warning=warning)
+        if lost or metrics is None or metrics["validated"] != how:
+            networks = yield from self._results.written(lost)
             validation: dict[str, Any] = {}
             if settings.val_images is not None:
                 watcher = Watcher(folder, self._schema, self._steps) if self._first else None

@@ -1,6 +1,7 @@
 """Training from end to end, on images that are small enough to take seconds."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -193,6 +194,28 @@ def test_finished_run_is_not_repeated(data: Path) -> None:
     assert first.checkpoint.stat().st_mtime_ns == written
     assert any("is finished at step 8 of 8" in s.message for s in steps)
     assert not [s for s in steps if s.phase == "validating" or s.figures is not None]
+
+
+@pytest.mark.parametrize(("name", "kept"), [("checkpoint.pt", 0.5), ("raw.pt", None)])
+def test_a_finished_run_makes_a_lost_checkpoint_anew(data: Path, name: str, kept: float | None) -> None:
+    """A checkpoint that was cut off or removed since is said and made anew, the other stays, and no step is taken."""
+    settings = settings_for(data, steps=2, val_images=data / "val_images", val_labels=data / "val_labels")
+    first, _ = run(settings)
+    lost = data / "out" / name
+    other = next(data / "out" / one for one in ("checkpoint.pt", "raw.pt") if one != name)
+    before, written = weights(lost), other.stat().st_mtime_ns
+    if kept is None:
+        lost.unlink()
+    else:
+        os.truncate(lost, int(lost.stat().st_size * kept))
+    again, steps = run(settings)
+    assert again == first
+    assert same(weights(lost), before)
+    assert other.stat().st_mtime_ns == written
+    (warning,) = [s.warning for s in steps if str(lost) in s.warning]
+    assert warning.endswith("it is made anew from the state of the last step")
+    assert not [s for s in steps if s.figures is not None]
+    assert not [s for s in run(settings)[1] if str(lost) in s.warning]
 
 
 def test_reading_processes_do_not_matter(data: Path) -> None:
