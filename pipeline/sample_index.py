@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from pipeline.samples import Sample, check_sizes_agree
 from pipeline.threads import map_ahead
+from storage.atomic_file import as_ours
 from storage.errors import LabelError, MissingFileError, SettingsError, WorkspaceError
 from storage.image_reader import read_image_size
-from storage.label_map import LabelMap
 from storage.label_png import read_label_png
 from storage.ledger import Entry, Ledger
 from storage.object_io import file_digest
@@ -117,6 +117,23 @@ def build_index(
     if cache is not None:
         _save(cache, key, index)
     yield IndexProgress(len(samples), len(samples), index)
+
+
+def refuse_other_file(cache: Path) -> None:
+    """Never write an index over a file that is none, not even a damaged one; to be asked before the work.
+
+    Raises:
+        SettingsError: something else is there.
+    """
+    try:
+        with cache.open("rb") as file:
+            start = file.read(39)  # up to the name of the archive's first array
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise as_ours(f"cannot read {cache}", error) from error
+    if start and not (start.startswith(b"PK\x03\x04") and start.endswith(b"texts.npy")):
+        raise SettingsError(f"{cache} is there and no index of labels, so it is not replaced: choose another --index")
 
 
 def find_places(values: Values, classes: Sequence[int], tile: tuple[int, int]) -> npt.NDArray[np.void]:
@@ -226,11 +243,8 @@ def _read(sample: Sample, files: _Files, schema: ClassSchema, tile: tuple[int, i
     check_sizes_agree(sample.image, size, sample.label.path, (label.height, label.width))
     counts = label.counts[: len(schema)]
     places = find_places(label.values, np.flatnonzero(counts).tolist(), tile)
-    return _Reading(counts, places, _label_digest(label), files.image_digest or file_digest(sample.image))
-
-
-def _label_digest(label: LabelMap) -> str:
-    return hashlib.sha256(f"{label.height} {label.width} ".encode() + label.values.tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{label.height} {label.width} ".encode() + label.values.tobytes()).hexdigest()
+    return _Reading(counts, places, digest, files.image_digest or file_digest(sample.image))
 
 
 def _read_all(

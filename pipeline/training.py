@@ -13,7 +13,7 @@ from pipeline.distributed import is_first_process, run_in_processes
 from pipeline.gate import Gate, check_run
 from pipeline.guard import refuse_trained_images
 from pipeline.memory import keep_freed_memory
-from pipeline.sample_index import SampleIndex, build_index
+from pipeline.sample_index import SampleIndex, build_index, refuse_other_file
 from pipeline.samples import Sample
 from pipeline.training_data import TrainingData, collect, decisive_settings, known_images, make_sampler
 from pipeline.training_plan import plan_training
@@ -44,8 +44,8 @@ def train(settings: TrainSettings) -> Iterator[TrainProgress]:
         its own.
 
     Raises:
-        SettingsError: the settings contradict each other or the machine; or nothing is known of the labels on which a
-            gate is.
+        SettingsError: the settings contradict each other or the machine; nothing is known of the labels on which a
+            gate is; or the file for the index is something else.
         GateError: the auto labels are not good enough for the settings' gate.
         LeakError: the network would be validated on images that it is trained on.
         MissingFileError, SchemaError, LayoutError: what to learn from is not there.
@@ -57,7 +57,7 @@ def train(settings: TrainSettings) -> Iterator[TrainProgress]:
         WorkerError: one of several processes died.
     """
     device = find_device(settings.device)
-    _check_precision(settings, device.type)
+    _check(settings, device.type)
     yield from _check_gate(settings)
     lock = Workspace(settings.out).lock() if is_first_process() else None
     try:
@@ -79,7 +79,7 @@ def dry_run(settings: TrainSettings) -> Iterator[TrainProgress]:
     Raises:
         AutocoarseError: as `train` does, before its first step.
     """
-    _check_precision(settings, settings.device)  # "auto" is another machine's to find out
+    _check(settings, settings.device)  # "auto" is another machine's to find out
     yield from _check_gate(settings)
     schema = load_schema(settings.classes)
     folder = TrainingFolder(settings.out, settings.keep)
@@ -97,7 +97,9 @@ def dry_run(settings: TrainSettings) -> Iterator[TrainProgress]:
         lock.release()
 
 
-def _check_precision(settings: TrainSettings, device: str) -> None:
+def _check(settings: TrainSettings, device: str) -> None:
+    if settings.index is not None:
+        refuse_other_file(settings.index)
     if settings.precision == "fp16" and device == "cpu":
         raise SettingsError("precision is fp16 and the device cpu, where its small gradients vanish; use bf16 or fp32")
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,29 @@ def test_a_finished_run_makes_a_lost_checkpoint_anew(data: Path, name: str, kept
     assert warning.endswith("it is made anew from the state of the last step")
     assert not [s for s in steps if s.figures is not None]
     assert not [s for s in run(settings)[1] if str(lost) in s.warning]
+
+
+@pytest.mark.parametrize("begin", [train, dry_run])
+@pytest.mark.parametrize("content", [b"my notes", b"PK\x03\x04 of some other archive, which has no index in it"])
+def test_a_file_that_is_no_index_is_never_replaced(data: Path, begin: Callable[..., Any], content: bytes) -> None:
+    """An --index that names another file is refused before anything is written, and the file stays."""
+    (data / "notes").write_bytes(content)
+    with pytest.raises(SettingsError, match="notes is there and no index of labels"):
+        next(begin(settings_for(data, index=data / "notes")))
+    assert (data / "notes").read_bytes() == content
+    assert not (data / "out").exists()
+
+
+@pytest.mark.parametrize("kept", [0, 0.5, 1])
+def test_a_shared_index_is_used_again_also_where_it_was_cut_off(data: Path, kept: float) -> None:
+    """A whole index serves the next run, a damaged one is made anew in its place."""
+    index = data / "shared.npz"
+    *_, first = dry_run(settings_for(data, index=index))
+    whole = index.stat().st_size
+    os.truncate(index, int(kept * whole))
+    *_, again = dry_run(settings_for(data, index=index))
+    assert (again.phase, again.total) == (first.phase, first.total)
+    assert index.stat().st_size == whole
 
 
 def test_reading_processes_do_not_matter(data: Path) -> None:
