@@ -12,6 +12,7 @@ from typing import Any, Self
 from pipeline.calibration_counts import CalibrationCounts, PixelCounts
 from pipeline.settings import settings_difference
 from storage.errors import ForeignSettingsError, WorkspaceError
+from storage.json_text import parse_json
 from storage.workspace import write_atomically
 
 KIND = "calibration under way"
@@ -90,7 +91,7 @@ def read_state(path: Path, measured: Mapping[str, Any]) -> CalibrationState:
             before["steps"],
             before["block"],
         )
-    except (OSError, ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
         raise WorkspaceError(f"{path} is damaged: {error}; remove it to count from the start") from error
     if not fits:
         raise WorkspaceError(f"{path} is damaged: its numbers contradict each other; remove it to count from the start")
@@ -101,7 +102,7 @@ def read_state(path: Path, measured: Mapping[str, Any]) -> CalibrationState:
 def _read(path: Path) -> dict[str, Any]:
     if (size := path.stat().st_size) > MAX_BYTES:
         raise ValueError(f"it has {size} bytes, expected at most {MAX_BYTES}")
-    content = json.loads(path.read_bytes())
+    content = parse_json(path.read_bytes())
     if content["kind"] != KIND:
         raise ValueError(f"it is a {content['kind']}, expected a {KIND}")
     return dict(content)

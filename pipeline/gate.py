@@ -3,7 +3,6 @@
 How good they are was measured by `calibrating` or `audit`; here it is compared with what was asked for.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pipeline import audit_file
 from pipeline.gate_condition import Condition, parse_conditions
 from pipeline.quality import ClassQuality, Quality
 from storage.errors import GateError, MissingFileError, SettingsError
+from storage.json_text import parse_json
 from storage.layouts import list_labels
 from storage.workspace import Workspace
 
@@ -170,8 +170,8 @@ def read_quality(path: Path) -> Quality:
     if (size := path.stat().st_size) > audit_file.MAX_BYTES:
         raise SettingsError(f"{path} has {size} bytes, no file of a calibration or an audit has so many")
     try:
-        kind = json.loads(path.read_bytes())["kind"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        kind = parse_json(path.read_bytes())["kind"]
+    except (ValueError, KeyError, TypeError) as error:
         raise SettingsError(f"{path} is neither a calibration nor an audit: {error!r}") from error
     if kind == "audit":
         return audit_file.read_audit(path).quality()

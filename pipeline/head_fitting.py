@@ -28,6 +28,7 @@ from storage.errors import (
     SettingsError,
     WorkspaceError,
 )
+from storage.json_text import parse_json
 from storage.schema import load_schema
 from storage.workspace import write_atomically
 from teacher import Teacher, load_teacher
@@ -95,12 +96,12 @@ class HeadFolder:
             WorkspaceError: it cannot be read, or is something else.
         """
         try:
-            found = json.loads(self.report.read_bytes())
+            found = parse_json(self.report.read_bytes())
         except FileNotFoundError:
             return None
         except OSError as error:
             raise as_ours(f"cannot read {self.report}", error) from error
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise WorkspaceError(f"{self.report} is damaged; remove it to fit the head again") from error
         if not isinstance(found, dict) or not isinstance(found.get("question"), dict):
             raise WorkspaceError(f"{self.report} is no report of a fit; choose another --out")

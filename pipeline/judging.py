@@ -14,6 +14,7 @@ from pipeline.evaluation import EvaluationProgress, evaluate_network
 from pipeline.samples import collect_samples, fingerprint_files
 from pipeline.scores import Scores
 from storage.errors import MissingFileError
+from storage.json_text import parse_json
 from storage.layouts import Layout
 from storage.object_io import file_digest
 from storage.schema import Ids, load_schema
@@ -102,7 +103,7 @@ def _judge_anew(
 
 def _known(cache: Path, how: dict[str, Any]) -> Scores | None:
     try:
-        content = json.loads(cache.read_text("utf-8"))
+        content = parse_json(cache.read_text("utf-8"))
         return Scores(**content["scores"]) if content["judged"] == how else None
     except (OSError, ValueError, KeyError, TypeError):
         return None  # not there yet, or damaged: it is judged again

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from pipeline.reviewed_samples import override
 from pipeline.samples import Kind, Sample, collect_samples
+from storage.json_text import parse_json
 from storage.label_png import read_label_png
 from storage.layouts import Layout, pairing_key
 from storage.ledger import Ledger
@@ -160,7 +161,7 @@ def _signature(samples: Sequence[Sample], schema: ClassSchema) -> str:
 
 def _cached(cache: Path, signature: str, images: int, missing: int) -> LabelCounts | None:
     try:
-        content = json.loads(cache.read_text("utf-8"))
+        content = parse_json(cache.read_text("utf-8"))
         if content["signature"] == signature:
             return LabelCounts(images, missing, content["pixels"], content["by_class"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -20,6 +20,7 @@ from torch import Tensor
 from pipeline.settings import settings_difference
 from storage.atomic_file import as_ours
 from storage.errors import DiskFullError, ForeignSettingsError, WorkspaceError
+from storage.json_text import parse_json
 from storage.label_map import LabelMap
 from storage.workspace import remove_partial_files, write_atomically
 from teacher.fusion import ScaledPrediction
@@ -126,7 +127,7 @@ class LogitCache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             remove_partial_files(folder)
-            before = json.loads(file.read_bytes()) if file.exists() else None
+            before = parse_json(file.read_bytes()) if file.exists() else None
         except (OSError, ValueError) as error:
             if isinstance(error, OSError):
                 raise as_ours(f"cannot use {folder}", error) from error

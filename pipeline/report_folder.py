@@ -4,11 +4,11 @@ A new report is built beside the old one, which stays whole until the new one ta
 `reporting`'s.
 """
 
-import json
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from storage.errors import ForeignSettingsError
+from storage.json_text import parse_json
 from storage.new_folder import new_folder
 
 MARK = "report.json"
@@ -33,7 +33,7 @@ def new_report(out: Path) -> AbstractContextManager[Path]:
 def is_report(folder: Path) -> bool:
     """Whether a folder is a report."""
     try:
-        content = json.loads((folder / MARK).read_text("utf-8"))
+        content = parse_json((folder / MARK).read_text("utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.get("kind") == KIND

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pipeline.calibration_state import refuse_other
 from pipeline.samples import Sample, read_ahead
 from storage.errors import ImageError, WorkspaceError
+from storage.json_text import parse_json
 from storage.label_map import LabelMap
 from storage.schema import IGNORE, ClassSchema
 from storage.workspace import write_atomically
@@ -102,7 +103,7 @@ class TemperatureSums:
         if not path.is_file():
             return cls.nothing()
         try:
-            content = json.loads(path.read_bytes())
+            content = parse_json(path.read_bytes())
             before = dict(content["measured"])
             found = cls(int(content["done"]), int(content["pixels"]), tuple(map(float, content["likelihood"])))
             damaged = content["kind"] != KIND or len(found.likelihood) != len(GRID)

@@ -15,6 +15,7 @@ from pipeline.settings import settings_difference
 from pipeline.training_settings import YOUNGER
 from storage.atomic_file import as_ours
 from storage.errors import CheckpointError, ForeignSettingsError
+from storage.json_text import parse_json
 from storage.workspace import remove_partial_files, write_atomically
 
 
@@ -135,7 +136,7 @@ class TrainingFolder:
     def load_metrics(self) -> dict[str, Any] | None:
         """What the run ended with; None where that is not known yet, or the file is damaged."""
         try:
-            content = json.loads(self.metrics.read_text("utf-8"))
+            content = parse_json(self.metrics.read_text("utf-8"))
         except (FileNotFoundError, ValueError):
             return None
         return content if isinstance(content, dict) and {"validated", "validation"} <= content.keys() else None
@@ -143,6 +144,6 @@ class TrainingFolder:
 
 def _logged_step(line: str) -> float:
     try:
-        return float(json.loads(line)["step"])
+        return float(parse_json(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")  # a line that was cut off by the stop

@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass
 from typing import Literal
 
+from storage.json_text import parse_json
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
@@ -60,5 +62,5 @@ def from_row(row: tuple[object, ...]) -> Entry:
         wrong = [name for name, one, other in zip(COLUMNS, found, _TYPES, strict=True) if one != other]
         raise ValueError(f"{' and '.join(wrong)} is of another kind")
     values = dict(zip(COLUMNS, row, strict=True))
-    values["counts"] = tuple(json.loads(str(values["counts"])))
+    values["counts"] = tuple(parse_json(str(values["counts"])))
     return Entry(**values)  # type: ignore[arg-type] # the columns are the fields

@@ -20,6 +20,7 @@ from zlib_ng import zlib_ng
 
 from storage.errors import LabelError, SettingsError, WorkspaceError
 from storage.image_reader import check_size
+from storage.json_text import parse_json
 from storage.label_map import LabelMap
 from storage.object_io import read_file
 from storage.paths import is_remote
@@ -281,7 +282,7 @@ def read_provenance(path: Path) -> dict[str, str | float]:
 def parse_provenance(text: str | bytes) -> dict[str, str | float]:
     """What a label was made with, from the content of its text chunk; empty where that says nothing."""
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}

@@ -16,6 +16,7 @@ from typing import Any, Self
 from storage.broken_ledger import broken_ledger, is_broken
 from storage.entry import COLUMNS, Entry, from_row, to_row
 from storage.errors import BrokenLedgerError, DiskFullError, WorkspaceError
+from storage.json_text import parse_json
 from storage.shard import Shard
 
 __all__ = ["Entry", "Ledger"]
@@ -92,7 +93,7 @@ class Ledger:
 
     def _plain(self, text: str) -> Any:  # noqa: ANN401 - what was written as JSON
         try:
-            return json.loads(text)
+            return parse_json(text)
         except ValueError as error:
             raise self._broken(f"it holds text that is no JSON: {error}") from error
 

@@ -18,6 +18,7 @@ from typing import Any, Self
 from storage.atomic_file import write_atomically
 from storage.broken_ledger import COPY_MEMORY
 from storage.errors import AutocoarseError, MissingFileError, WorkspaceError
+from storage.json_text import parse_json
 from storage.object_io import find_file, get_file, put_file
 from storage.object_walk import walk_objects
 from storage.paths import path_text
@@ -47,7 +48,7 @@ class LedgerCopy:
         self._published: list[int] | None = None  # time and size of the ledger, when it was as the copy is
         self._host, self._count, self._tag = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}", 0, ""
         with suppress(FileNotFoundError, ValueError, KeyError):
-            known = json.loads(self._memory.read_bytes())
+            known = parse_json(self._memory.read_bytes())
             self._host, self._count, self._tag = str(known["host"]), int(known["count"]), str(known["tag"])
             self._published = known["ledger"]
         self._stop = threading.Event()

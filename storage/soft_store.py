@@ -5,7 +5,6 @@ Chunks are encoded and read here; the workspace publishes them, whole or not at 
 metadata of an array, which all of them write alike, and so need no locks.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import LocalStore, MemoryStore
 
 from storage.errors import ForeignSettingsError, LabelError, SettingsError
+from storage.json_text import parse_json
 from storage.schema import IGNORE
 
 Keep = Literal["none", "confidence", "top2"]
@@ -197,7 +197,7 @@ class SoftStore:
             ForeignSettingsError: there is one that this version does not read.
         """
         try:
-            content = json.loads((root / "zarr.json").read_text("utf-8"))["attributes"]["autocoarse"]
+            content = parse_json((root / "zarr.json").read_text("utf-8"))["attributes"]["autocoarse"]
             form = StoreForm(content["keep"], int(content["steps"]), tuple(content["classes"]))
             readable = content["format"] == FORMAT and content["keep"] in _PLANES
         except FileNotFoundError:

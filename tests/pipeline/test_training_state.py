@@ -120,3 +120,13 @@ def test_log_is_cut_back_to_a_step(tmp_path: Path) -> None:
         file.write('{"step": 1, "lo')
     folder.rewind_log(2)
     assert folder.log.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+@pytest.mark.parametrize(
+    "content", ["", "torn {", "[]", '{"validated":' * 100_000], ids=["empty", "torn", "else", "deep"]
+)
+def test_damaged_metrics_are_as_none(tmp_path: Path, content: str) -> None:
+    """What a run ended with is not known where its file is cut off, something else, or nested beyond reading."""
+    folder = TrainingFolder(tmp_path)
+    folder.metrics.write_text(content)
+    assert folder.load_metrics() is None
