@@ -71,6 +71,12 @@ def fit_attention(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - v
     )
     _follow(fit, console)
     found = fit.result()
+    warnings = list(fit.data.warnings)
+    if fit.is_edited:
+        warnings.append(
+            f"{fit.folder.teacher} was edited since it was written, and is left as it is; remove it to have it anew"
+        )
+        console.warn(warnings[-1])
     _say_result(fit, found, console)
     told = ("scales", "trained_on", "judged_on", "fusions")
     console.finish(
@@ -79,7 +85,7 @@ def fit_attention(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - v
             "teacher": str(fit.folder.teacher),
             "attention": str(fit.folder.head),
             "fitted_before": fit.finished,
-            "warnings": list(fit.data.warnings),
+            "warnings": warnings,
             "seconds": round(time.monotonic() - started, 3),
         }
     )

@@ -4,6 +4,7 @@ The teacher predicts each image once at each scale (`pipeline.logit_cache`); the
 minutes (`pipeline.head_training`), and judged on other images beside a single scale and the average.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, Literal, Self
 
 from pipeline.claim import claimed_folder
 from pipeline.head_data import HeadData, collect_images
+from pipeline.head_folder import DESCRIPTION, HeadFolder
 from pipeline.head_judging import HeadScores, judge_fusions
 from pipeline.head_settings import FitAttentionSettings
 from pipeline.head_training import new_head, train_head
@@ -19,7 +21,7 @@ from pipeline.logit_cache import LogitCache
 from pipeline.samples import Sample, fingerprint_files, read_ahead
 from pipeline.settings import settings_difference
 from pipeline.teacher_file import describe_with_attention
-from storage.atomic_file import as_ours, remove_partial_files
+from storage.atomic_file import remove_partial_files
 from storage.errors import (
     CheckpointError,
     ForeignSettingsError,
@@ -28,7 +30,6 @@ from storage.errors import (
     SettingsError,
     WorkspaceError,
 )
-from storage.json_text import parse_json
 from storage.schema import load_schema
 from storage.workspace import write_atomically
 from teacher import Teacher, load_teacher
@@ -37,9 +38,6 @@ from teacher.foreign.scale_head import HeadRecord, ScaleHead, load_head, save_he
 
 TABLE = "fit-attention"
 """Of the settings."""
-
-_TOLD = ("head", "scales", "trained_on", "judged_on", "fusions")
-"""What a report says beside the question."""
 
 Stage = Literal["predict", "fit", "judge"]
 
@@ -56,58 +54,6 @@ class HeadProgress:
     """Of the step."""
     logit_bytes: int | None = None
     """What the logits of all images are going to take, about; with the first that are there."""
-
-
-@dataclass(frozen=True, slots=True)
-class HeadFolder:
-    """The files of a fit."""
-
-    root: Path
-
-    @property
-    def settings(self) -> Path:
-        """The settings, by which the folder is known as that of a fit."""
-        return self.root / "settings.toml"
-
-    @property
-    def head(self) -> Path:
-        """The head."""
-        return self.root / "attention.safetensors"
-
-    @property
-    def teacher(self) -> Path:
-        """The description of the teacher with its head."""
-        return self.root / "teacher.toml"
-
-    @property
-    def report(self) -> Path:
-        """What was done, and the figures; it is written last."""
-        return self.root / "fit.json"
-
-    @property
-    def logits(self) -> Path:
-        """Folder of the teacher's logits, as long as they are needed."""
-        return self.root / "logits"
-
-    def read_report(self) -> dict[str, Any] | None:
-        """What the report says; None: there is none.
-
-        Raises:
-            WorkspaceError: it cannot be read, or is something else.
-        """
-        try:
-            found = parse_json(self.report.read_bytes())
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise as_ours(f"cannot read {self.report}", error) from error
-        except ValueError as error:
-            raise WorkspaceError(f"{self.report} is damaged; remove it to fit the head again") from error
-        if not isinstance(found, dict) or not isinstance(found.get("question"), dict):
-            raise WorkspaceError(f"{self.report} is no report of a fit; choose another --out")
-        if lacking := [name for name in _TOLD if name not in found]:
-            raise WorkspaceError(f"{self.report} says nothing of {', '.join(lacking)}; remove it to fit the head again")
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +107,7 @@ class HeadFit:
                 for the logits.
         """
         if self.finished:
-            if self.folder.teacher.read_bytes() != self.description:  # the teacher has moved since
-                write_atomically(self.folder.teacher, self.description)
+            self._describe(self.result())  # the teacher may have moved since
             return
         with claimed_folder(self.folder.settings, TABLE, self.settings, FitAttentionSettings.decisive):
             yield from self._fit()
@@ -192,7 +137,6 @@ class HeadFit:
         notes = {"settings": settings.fitted(), "network": self.teacher.name}
         record = HeadRecord(self.teacher.digest, schema.digest, settings.scales, self.data.known, notes)
         save_head(folder.head, head, record)
-        write_atomically(folder.teacher, self.description)
         content = {
             "head": head.digest,
             "scales": list(settings.scales),
@@ -201,7 +145,26 @@ class HeadFit:
             "fusions": figures,
             "question": _question(settings, self.teacher, self.data),
         }
-        write_atomically(folder.report, json.dumps(content, indent=1).encode())
+        self._describe(content)
+
+    def _describe(self, report: dict[str, Any]) -> None:
+        """Write the teacher's description, unless someone has edited it, and the report, which knows it by its hash."""
+        digest = hashlib.sha256(self.description).hexdigest()
+        if not self.is_edited and self.folder.described() != digest:
+            write_atomically(self.folder.teacher, self.description)
+        if report.get(DESCRIPTION) != digest:
+            write_atomically(self.folder.report, json.dumps(report | {DESCRIPTION: digest}, indent=1).encode())
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether the teacher's description is another than a fit wrote: then it stays as it is.
+
+        Raises:
+            WorkspaceError: it, or the report, cannot be read.
+        """
+        found = self.folder.described()
+        written = (self.folder.read_report() or {}).get(DESCRIPTION)
+        return found not in (None, written, hashlib.sha256(self.description).hexdigest())
 
     def result(self) -> dict[str, Any]:
         """What `fit.json` says, when all is done.
@@ -230,7 +193,7 @@ def _is_finished(folder: HeadFolder, question: Mapping[str, Any]) -> bool:
             f"{folder.root} holds a head that was fitted otherwise:\n{settings_difference(found['question'], now)}\n"
             f"choose another --out, or remove {folder.root}"
         )
-    return folder.teacher.is_file() and _is_of_report(folder.head, found["head"])
+    return _is_of_report(folder.head, found["head"])
 
 
 def _is_of_report(path: Path, digest: str) -> bool:

@@ -79,6 +79,27 @@ def test_a_finished_fit_describes_the_teacher_where_it_is_now(command: list[str 
     assert "moved.pt" in (tmp_path / "fit/teacher.toml").read_text()
 
 
+def test_a_description_that_was_edited_stays(command: list[str | Path], tmp_path: Path) -> None:
+    """The same command says so and changes nothing of it, also where it fits again; one that was removed is made."""
+    assert invoke(*command).exit_code == 0
+    file, head = tmp_path / "fit/teacher.toml", tmp_path / "fit/attention.safetensors"
+    ours = file.read_bytes()
+    file.write_bytes(b"# ours, of May\n" + ours)
+    for fitted_before in (True, False):
+        again = invoke(*command, "--json")
+        assert json.loads(again.stdout)["fitted_before"] is fitted_before
+        assert "was edited since it was written" in again.stderr
+        assert json.loads(again.stdout)["warnings"][-1].endswith("remove it to have it anew")
+        assert file.read_bytes() == b"# ours, of May\n" + ours
+        head.unlink()
+    invoke(*command)
+    file.unlink()
+    again = invoke(*command, "--json")
+    assert json.loads(again.stdout)["fitted_before"]
+    assert "was edited" not in again.stderr
+    assert file.read_bytes() == ours
+
+
 def test_what_is_damaged_is_fitted_again_or_told(command: list[str | Path], tmp_path: Path) -> None:
     """A damaged head is made anew, as it was; another's is not written over; a damaged report is told to be removed."""
     assert invoke(*command).exit_code == 0
