@@ -29,11 +29,14 @@ _THRESHOLDS = frozenset({"threshold", "class_thresholds"})
 def opened_run(workspace: Workspace) -> Iterator[Ledger]:
     """Hold a run's folder for this process, give its ledger to be written, and sweep up what was left half written.
 
+    What nobody claimed the ledger for, as it was refused, leaves no folder that passes for a run.
+
     Raises:
         ForeignSettingsError: it holds labels that no ledger speaks of.
         BrokenLedgerError: its ledger is gone or damaged.
         WorkspaceError: it cannot be written, or another process has it.
     """
+    is_new, is_claimed = not workspace.state.exists(), True
     lock = workspace.lock()
     try:
         workspace.prepare()
@@ -45,10 +48,27 @@ def opened_run(workspace: Workspace) -> Iterator[Ledger]:
         with Ledger(workspace.ledger) as ledger, copy or contextlib.nullcontext():
             if not workspace.is_remote and ledger.settings is None and workspace.settings.is_file():
                 _refuse_strangers(workspace)  # an empty one was opened before, and is a ledger by now
-            yield ledger
+            try:
+                yield ledger
+            finally:
+                with contextlib.suppress(WorkspaceError):  # one that cannot be read is not taken for empty
+                    is_claimed = ledger.settings is not None
     finally:
         workspace.tidy()
+        if not is_claimed:
+            _take_back(workspace, Path(lock.lock_file) if is_new else None)
         lock.release()
+
+
+def _take_back(workspace: Workspace, lock_file: Path | None) -> None:
+    """Remove a ledger that nobody claimed, and folders that have nothing in them; with the lock also the run's own."""
+    with contextlib.suppress(OSError):
+        workspace.ledger.unlink()
+        if not workspace.is_remote:
+            workspace.labels.rmdir()
+        if lock_file is not None:
+            lock_file.unlink()
+            workspace.state.rmdir()
 
 
 def _refuse_strangers(workspace: Workspace) -> None:

@@ -219,6 +219,35 @@ def test_other_settings_are_refused_with_what_differs(settings: LabelSettings) -
         LabelRun(settings.model_copy(update={"threshold": 0.9}))
 
 
+@pytest.mark.parametrize("notes", [None, "notes.txt"])
+@pytest.mark.parametrize(
+    "change", [{"gate": ("precision[car]>=0.9",)}, {"class_thresholds": {"car": 0.9}}, {"budget": 40_000}], ids=str
+)
+def test_what_is_refused_before_any_work_leaves_nothing_behind(
+    settings: LabelSettings, change: dict[str, object], notes: str | None
+) -> None:
+    """No empty ledger passes for a run: a new folder is gone, and one that was there has what it had."""
+    if notes is not None:
+        settings.out.mkdir()
+        (settings.out / notes).write_text("mine")
+    change = {"coarse": settings.images, **change}
+    with pytest.raises((SettingsError, BudgetError)):
+        LabelRun(settings.model_copy(update=change))
+    left = {path.name for path in settings.out.iterdir() if path.name != ".lock"} if settings.out.exists() else None
+    assert left == (None if notes is None else {notes})
+    assert run(settings).labelled == 3
+
+
+def test_what_is_refused_leaves_a_run_as_it_was(settings: LabelSettings) -> None:
+    """The ledger of a run that is there stays, whatever is refused in its folder."""
+    run(settings)
+    before = (settings.out / "ledger.sqlite").read_bytes()
+    with pytest.raises(SettingsError, match="car"):
+        LabelRun(settings.model_copy(update={"class_thresholds": {"car": 0.9}}))
+    assert (settings.out / "ledger.sqlite").read_bytes() == before
+    assert run(settings).skipped == 3
+
+
 def test_settings_that_change_no_pixel_are_not_compared(settings: LabelSettings) -> None:
     """Batch size and the order of scales may change between runs."""
     run(settings)
