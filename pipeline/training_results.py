@@ -4,6 +4,7 @@ When that is done is the run's to decide.
 """
 
 import copy
+import zipfile
 from collections import Counter
 from collections.abc import Collection, Generator, Mapping
 from pathlib import Path
@@ -22,12 +23,11 @@ from pipeline.training_settings import TrainSettings
 from pipeline.training_state import TrainingFolder
 from pipeline.training_step import Trainer
 from pipeline.training_validation import validate_together
-from storage.errors import CheckpointError, MissingFileError
 from storage.schema import ClassSchema
 from teacher import Teacher
 from teacher.checkpoint import load_checkpoint, save_checkpoint
 from teacher.loading import network_with
-from teacher.weights import StateDict, read_content
+from teacher.weights import StateDict
 
 
 class Results:
@@ -100,19 +100,14 @@ class Results:
         raise AssertionError("the last has the scores")
 
     def lost(self) -> dict[str, str]:
-        """Names of the networks whose checkpoint has to be written, with why: it is not there, or cannot be read.
-
-        It is read whole: only so it shows that the disk has given back another.
-        """
+        """Names of the networks whose checkpoint has to be written, with why: it is not there, or not whole."""
         lost = {}
         if self._fabric.is_global_zero:
             for name, path in self._paths.items():
-                try:
-                    read_content(path)
-                except MissingFileError:
+                if not path.exists():
                     lost[name] = f"{path} is not there"
-                except CheckpointError:
-                    lost[name] = f"{path} cannot be read as a checkpoint"
+                elif not _is_whole(path):
+                    lost[name] = f"{path} is damaged"
         return self._fabric.broadcast(lost)
 
     def written(self, lost: Collection[str]) -> Generator[TrainProgress, None, dict[str, nn.Module]]:
@@ -154,3 +149,12 @@ class Results:
             **more,
         }
         save_checkpoint(path, network, self._spec, self._schema, record)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a checkpoint's bytes are those that were written, by their sums: torch reads other weights unaware."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except Exception:  # noqa: BLE001 - a torn archive makes its reader raise nearly anything
+        return False

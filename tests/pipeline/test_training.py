@@ -197,18 +197,25 @@ def test_finished_run_is_not_repeated(data: Path) -> None:
     assert not [s for s in steps if s.phase == "validating" or s.figures is not None]
 
 
-@pytest.mark.parametrize(("name", "kept"), [("checkpoint.pt", 0.5), ("raw.pt", None)])
-def test_a_finished_run_makes_a_lost_checkpoint_anew(data: Path, name: str, kept: float | None) -> None:
-    """A checkpoint that was cut off or removed since is said and made anew, the other stays, and no step is taken."""
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [("checkpoint.pt", "cut off"), ("checkpoint.pt", "another bit"), ("raw.pt", "gone")],
+)
+def test_a_finished_run_makes_a_lost_checkpoint_anew(data: Path, name: str, damage: str) -> None:
+    """A checkpoint that was damaged or removed since is said and made anew, the other stays, and no step is taken."""
     settings = settings_for(data, steps=2, val_images=data / "val_images", val_labels=data / "val_labels")
     first, _ = run(settings)
     lost = data / "out" / name
     other = next(data / "out" / one for one in ("checkpoint.pt", "raw.pt") if one != name)
     before, written = weights(lost), other.stat().st_mtime_ns
-    if kept is None:
+    content = bytearray(lost.read_bytes())
+    if damage == "gone":
         lost.unlink()
+    elif damage == "cut off":
+        lost.write_bytes(content[: len(content) // 2])
     else:
-        os.truncate(lost, int(lost.stat().st_size * kept))
+        content[len(content) // 2] ^= 1
+        lost.write_bytes(content)
     again, steps = run(settings)
     assert again == first
     assert same(weights(lost), before)
