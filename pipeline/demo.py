@@ -52,6 +52,7 @@ class DemoSettings(Settings):
     crop: tuple[int, int] = (96, 96)
     class_uniform: float = 0.75
     learning_rate: float = 4e-3
+    precise_bn: int = 40
     scales: tuple[float, ...] = (0.5, 1.0)
     threshold: float = 0.5
     device: str = "auto"
@@ -116,7 +117,9 @@ class DemoSettings(Settings):
         }
 
     def _recipe(self) -> dict[str, Any]:
-        return self.model_dump(include={"encoder", "batch", "crop", "class_uniform", "learning_rate", "seed"})
+        return self.model_dump(
+            include={"encoder", "batch", "crop", "class_uniform", "learning_rate", "precise_bn", "seed"}
+        )
 
 
 @dataclass(frozen=True, slots=True)
