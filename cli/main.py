@@ -55,9 +55,14 @@ class Commands(click.Group):
             where = "" if error.filename is None else f"{error.filename}: "
             is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             _end(ctx, f"{where}{error.strerror or error}", ExitCode.BUDGET_OR_GATE if is_full else ExitCode.FAILED)
-        except RuntimeError as error:
-            # known by its name: importing torch, whose error it is, would slow down every --help
-            if type(error).__name__ != "OutOfMemoryError":
+        except (RuntimeError, MemoryError) as error:
+            told = str(error) or "out of memory"
+            if is_out_of_memory(error):
+                advice = "use smaller batches, images, crops or scales, or another --device"
+            elif told.startswith("CUDA error"):
+                told = told.partition("\n")[0]  # the rest is for who writes kernels
+                advice = "the GPU has failed, or cannot be used: see `autocoarse doctor`, or take another --device"
+            else:
                 raise
             _end(ctx, f"{told}\n{advice}", ExitCode.FAILED)
         except KeyboardInterrupt:

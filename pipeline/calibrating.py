@@ -31,6 +31,7 @@ from pipeline.threshold_choice import choose_thresholds
 from storage.atomic_file import as_ours
 from storage.errors import ImageError, LabelError, WorkspaceError
 from storage.new_folder import locked
+from storage.out_of_memory import is_out_of_memory
 from storage.schema import ClassSchema, load_schema
 from storage.workspace import remove_partial_files, write_atomically
 from teacher import Teacher, load_teacher

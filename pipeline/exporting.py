@@ -17,8 +17,7 @@ from pipeline.review_regions import AnnotationWriter, FormatName, ReviewImage
 from pipeline.selection import select
 from pipeline.settings import Settings, settings_digest
 from storage.adoption import Adopted
-from storage.atomic_file import as_ours
-from storage.errors import ImageError, LabelError, LayoutError, MissingFileError, SettingsError, WorkspaceError
+from storage.errors import ImageError, LabelError, LayoutError, MissingFileError, SettingsError
 from storage.image_reader import is_turned_by_exif, read_image_size
 from storage.label_png import read_label_png
 from storage.layouts import Item, Layout, list_images, pairing_key
@@ -105,22 +104,9 @@ def export(settings: ExportSettings) -> Iterator[ExportProgress]:
     jobs, ids, digest = _jobs(run, settings)
     images = tuple(job.image for job in jobs)
     manifest = Manifest("export", 1, settings.to, digest, settings.select, schema.to_dict(), ids, images)
-    # a folder of its own beside the output: renamed when all is in it
-    stage = out.absolute().parent / f".{out.absolute().name}.partial"
-    try:
-        shutil.rmtree(stage, ignore_errors=True)  # of an export that was killed
-        stage.mkdir(parents=True)
+    with new_folder(settings.out, _refuse_what_is_there) as stage:
         turned = yield from _write(stage, settings, schema, jobs, ids)
         write_manifest(stage, manifest)
-        if out.is_dir():
-            out.rmdir()
-        stage.rename(out)
-    except WorkspaceError:
-        raise
-    except OSError as error:
-        raise as_ours(f"cannot write {out}", error) from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
     yield ExportProgress(len(jobs), len(jobs), turned, manifest)
 
 

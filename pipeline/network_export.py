@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from pipeline.padded_like_tensorflow import evenly_padded, pad_same_upper
 from storage.atomic_file import refuse_existing
-from storage.errors import CheckpointError, SettingsError
+from storage.errors import CheckpointError, SettingsError, first_line
 from storage.workspace import write_atomically
 from teacher.checkpoint import Checkpoint, load_checkpoint
 from teacher.foreign.contract import ModelSettings

@@ -100,12 +100,17 @@ class Results:
         raise AssertionError("the last has the scores")
 
     def lost(self) -> dict[str, str]:
-        """Names of the networks whose checkpoint has to be written, with why: it is not there, or not whole."""
+        """Names of the networks whose checkpoint has to be written, with why: it is not there, or not whole.
+
+        Where the result is not there, what else is there may be another run's.
+        """
         lost = {}
         if self._fabric.is_global_zero:
             for name, path in self._paths.items():
                 if not path.exists():
                     lost[name] = f"{path} is not there"
+                elif not self._folder.checkpoint.exists():
+                    lost[name] = f"{path} is there without {self._folder.checkpoint}"
                 elif not _is_whole(path):
                     lost[name] = f"{path} is damaged"
         return self._fabric.broadcast(lost)
@@ -115,8 +120,6 @@ class Results:
 
         Args:
             lost: names of those whose checkpoints are to be written first.
-
-        Where the result is not there, what else is there may be another run's.
 
         Raises:
             CheckpointError: one of the others is no checkpoint of this version.

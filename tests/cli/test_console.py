@@ -119,6 +119,22 @@ def run_command_that_raises(error: BaseException) -> Result:
         (OSError(28, "No space left on device"), 4, "autocoarse work: No space left on device\n"),
         (TimeoutError("timed out"), 1, "autocoarse work: timed out\n"),
         (torch.OutOfMemoryError("CUDA out of memory."), 1, "autocoarse work: CUDA out of memory.\nuse smaller batches"),
+        (
+            RuntimeError("CUDA error: out of memory\nSearch for it"),
+            1,
+            "autocoarse work: CUDA error: out of memory\nSearch for it\nuse",
+        ),
+        (
+            RuntimeError("CPU: not enough memory: you tried"),
+            1,
+            "autocoarse work: CPU: not enough memory: you tried\nuse",
+        ),
+        (MemoryError(), 1, "autocoarse work: out of memory\nuse smaller batches"),
+        (
+            RuntimeError("CUDA error: no kernel image\nFor"),
+            1,
+            "autocoarse work: CUDA error: no kernel image\nthe GPU has",
+        ),
     ],
 )
 def test_what_the_machine_refuses_is_a_message(error: Exception, code: int, says: str) -> None:
