@@ -87,13 +87,13 @@ class Results:
         own = copy.deepcopy(network)  # a teacher freezes its network
         return Teacher.of_network(own, self._spec, self._schema, str(self._fabric.device), self._settings.precision)
 
-    def validate(self, network: nn.Module) -> Generator[TrainProgress, None, Scores]:
-        """The scores of a network in use on the validation images.
+    def validate(self, teacher: Teacher) -> Generator[TrainProgress, None, Scores]:
+        """The scores of a network in use, as a teacher, on the validation images.
 
         Raises:
             LayoutError, ImageError, LabelError: an image or a label to validate on cannot be used.
         """
-        for done, total, scores in validate_together(self.teacher(network), self._settings, self._fabric):
+        for done, total, scores in validate_together(teacher, self._settings, self._fabric):
             if scores is not None:
                 return scores
             yield TrainProgress("validating", done, total)

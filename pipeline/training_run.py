@@ -196,15 +196,15 @@ class TrainingRun:
         validated = False
         for name in self._results.names:
             network = yield from self._results.in_use(name)
-            scores = yield from self._results.validate(network)
+            teacher = self._results.teacher(network)
+            scores = yield from self._results.validate(teacher)
             if watcher is not None:
                 watcher.scores(scores, step, name)
             if not validated:
                 self._keep_if_best(scores, name, network)
                 if watcher is not None:
                     images = [image.permute(1, 2, 0).numpy() for image in batch.images]
-                    seen = self._results.teacher(network).label(images, self._settings.scales, threshold=0)
-                    watcher.pictures(batch, seen, step)
+                    watcher.pictures(batch, teacher.label(images, self._settings.scales, threshold=0), step)
             validated = True
 
     def _keep_if_best(self, scores: Scores, name: str, network: nn.Module) -> None:
@@ -234,7 +234,7 @@ class TrainingRun:
             if settings.val_images is not None:
                 watcher = Watcher(folder, self._schema, self._steps) if self._first else None
                 for name, network in networks.items():
-                    judged = yield from self._results.validate(network)
+                    judged = yield from self._results.validate(self._results.teacher(network))
                     if watcher is not None:
                         watcher.scores(judged, self._steps, name)
                     if not validation and settings.validate_every is not None:
