@@ -105,7 +105,7 @@ class Labeller:
         """
         folder, batch = workspace or self.job.workspace, self.job.batch
         threads = self.threads
-        writing: deque[Future[Entry]] = deque()
+        writing = _Writing(record)
         with (
             ThreadPoolExecutor(threads.decoders, "decode") as decoders,
             ThreadPoolExecutor(threads.encoders, "encode") as encoders,
@@ -115,50 +115,57 @@ class Labeller:
                 decoded = read_ahead(items, decoders, depth=2 * batch + threads.decoders)
                 groups = group_by_size(decoded, batch)
                 label = partial(self._label, writing, encoders, folder, stop)
-                for _ in self._ahead(groups, label, device) if self._deciding.looks_ahead else map(label, groups):
-                    yield from _record(writing, record, keep=2 * batch + threads.encoders)
+                for labelled in (
+                    self._ahead(groups, label, device) if self._deciding.looks_ahead else map(label, groups)
+                ):
+                    writing.ended += labelled
+                    yield from writing.recorded(keep=2 * batch + threads.encoders)
                     if stop is not None and stop.is_set():
                         break
                 device.shutdown(cancel_futures=True)
-                yield from _record(writing, record, keep=0)
+                writing.ended = len(writing.entries)
+                yield from writing.recorded(keep=0)
             finally:
                 # reached with work left only after an error or Ctrl-C: what was labelled is recorded all the same
                 device.shutdown(cancel_futures=True)
                 decoders.shutdown(cancel_futures=True)
                 with suppress(BudgetError):  # it is on its way already
-                    record([f.result() for f in writing if f.exception() is None])
+                    record([f.result() for f in writing.entries if f.exception() is None])
 
     def _ahead(
-        self, groups: Iterator[list[Decoded]], label: Callable[..., None], device: ThreadPoolExecutor
-    ) -> Iterator[None]:
+        self, groups: Iterator[list[Decoded]], label: Callable[..., int], device: ThreadPoolExecutor
+    ) -> Iterator[int]:
         """Label groups in a thread of their own, which has the next one before this one has ended."""
-        begun: Future[None] | None = None
+        begun: Future[int] | None = None
         for group, following in with_following(groups):
             before, begun = begun, device.submit(label, group, following)
             if before is not None:
-                before.result()
-                yield
+                yield before.result()
         if begun is not None:
-            begun.result()
-            yield
+            yield begun.result()
 
     def _label(
         self,
-        writing: deque[Future[Entry]],
+        writing: "_Writing",
         encoders: ThreadPoolExecutor,
         folder: Workspace,
         stop: Event | None,
         group: list[Decoded],
         following: Sequence[Decoded] = (),
-    ) -> None:
-        """Label images of one size, or one that was not read, and hand them to the encoders; after a stop, do not."""
+    ) -> int:
+        """Label images of one size, or one that was not read, and hand them to the encoders; after a stop, do not.
+
+        Returns:
+            How many were handed on.
+        """
         if stop is not None and stop.is_set():
-            return
+            return 0
         if group[0].image is None:
-            writing.extend(encoders.submit(self._failure, one, one.reason) for one in group)
-            return
-        for outcome in self._deciding.decide(group, following):
-            writing.append(encoders.submit(self._publish, outcome, folder))
+            writing.entries.extend(encoders.submit(self._failure, one, one.reason) for one in group)
+        else:
+            for outcome in self._deciding.decide(group, following):
+                writing.entries.append(encoders.submit(self._publish, outcome, folder))
+        return len(group)
 
     def _failure(self, one: Decoded, reason: str) -> Entry:
         return Entry(key=one.item.key, status="failed", settings_digest=self.job.settings_digest, reason=reason)
@@ -195,13 +202,24 @@ class Labeller:
         )
 
 
-def _record(writing: deque[Future[Entry]], record: Callable[[list[Entry]], list[Entry]], keep: int) -> list[Entry]:
-    """Record what has been written, from the queue's head; wait for as many as are over `keep`."""
-    entries: list[Entry] = []
-    try:
-        while writing and (len(writing) > keep or writing[0].done()):
-            entries.append(writing[0].result())
-            writing.popleft()
-    finally:
-        entries = record(entries)  # one write that failed does not cost the record of those before it
-    return entries
+@dataclass(slots=True)
+class _Writing:
+    """What is being written, in the order in which it was labelled."""
+
+    record: Callable[[list[Entry]], list[Entry]]
+    entries: deque[Future[Entry]] = field(default_factory=deque)
+    ended: int = 0
+    """How many of them, from the first on, are of groups that have ended. What is of the group that the device is at
+    waits until the device has the group after it: while this thread records, the device has something to do."""
+
+    def recorded(self, keep: int) -> list[Entry]:
+        """Record what has been written, from the queue's head; wait for as many as are over `keep`."""
+        entries: list[Entry] = []
+        try:
+            while self.ended and (len(self.entries) > keep or self.entries[0].done()):
+                entries.append(self.entries[0].result())
+                self.entries.popleft()
+                self.ended -= 1
+        finally:
+            entries = self.record(entries)  # one write that failed does not cost the record of those before it
+        return entries

@@ -1,14 +1,18 @@
 """A device that works by itself: it is given batch after batch, whatever its surroundings are at; none is lost."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import wait
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from pipeline import labeller as labeller_module
 from pipeline.labeller import LabelJob, Labeller
 from storage.label_png import LabelFormat
 from storage.layouts import Item, list_images
@@ -76,11 +80,26 @@ def labeller(tmp_path: Path, schema: ClassSchema) -> Callable[[Device], Labeller
     return make
 
 
+@pytest.mark.parametrize("recorder", ["as it comes", "slower than the device"])
 def test_the_device_has_its_next_batch_while_one_is_recorded(
-    labeller: Callable[[Device], Labeller], items: list[Item]
+    labeller: Callable[[Device], Labeller], items: list[Item], monkeypatch: pytest.MonkeyPatch, recorder: str
 ) -> None:
     """Whoever records may take as long as it likes: until it has, the device was given another image."""
-    device, late = Device(), []
+    device, late, taken = Device(), [], 0
+    recorded, rounds = labeller_module._Writing.recorded, count(2)
+
+    def recorded_late(writing: labeller_module._Writing, keep: int) -> list[Entry]:
+        nonlocal taken
+        begun = min(next(rounds), IMAGES)
+        while taken + len(writing.entries) < begun:  # also what was begun meanwhile is labelled, and written
+            time.sleep(0.01)
+        wait(list(writing.entries))
+        entries = recorded(writing, keep)
+        taken += len(entries)
+        return entries
+
+    if recorder == "slower than the device":
+        monkeypatch.setattr(labeller_module._Writing, "recorded", recorded_late)
 
     def record(entries: list[Entry]) -> list[Entry]:
         done = len(late) + len(entries)
