@@ -29,6 +29,7 @@ from storage.schema import ClassInfo, ClassSchema
 from storage.workspace import Workspace
 from teacher.checkpoint import save_checkpoint
 from teacher.networks.registry import build_network, default_spec
+from tests.ports import reserved_port
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -122,6 +123,8 @@ class DaskCluster:
     port: int = 0
     tls: tuple[str, ...] = ()
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    """The port, for as long as a scheduler may come there."""
 
     @property
     def address(self) -> str:
@@ -131,9 +134,7 @@ class DaskCluster:
     def start_scheduler(self, **environment: str) -> subprocess.Popen[bytes]:
         """Start `dask scheduler`, on the port that an earlier one had if there was one, and wait until it listens."""
         if not self.port:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                self.port = probe.getsockname()[1]
+            self.port = self.held.enter_context(reserved_port())
         protocol = ("--protocol", "tls") if self.tls else ()
         options = ("--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard", *protocol, *self.tls)
         process = self._start("scheduler", options, environment)
@@ -184,6 +185,7 @@ class DaskCluster:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        self.held.close()
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from pipeline.labelling import LabelRun
 from pipeline.settings import LabelSettings
 from pipeline.verification import Verification
 from storage.ledger import Ledger
+from tests.ports import reserved_port
 
 
 class Request(NamedTuple):
@@ -132,23 +133,21 @@ def store_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Port of a store that was started for the tests."""
     pytest.importorskip("moto")
     pytest.importorskip("s3fs")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
-    command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)]
-    with (tmp_path_factory.mktemp("store") / "log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        for _ in range(3000):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert server.poll() is None, "the store has ended"
-            time.sleep(0.1)
-        yield port
-    finally:
-        server.terminate()
-        server.wait(120)
+    with reserved_port() as port:
+        command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)]
+        with (tmp_path_factory.mktemp("store") / "log").open("wb") as log:
+            server = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            for _ in range(3000):
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                assert server.poll() is None, "the store has ended"
+                time.sleep(0.1)
+            yield port
+        finally:
+            server.terminate()
+            server.wait(120)
 
 
 @pytest.fixture
