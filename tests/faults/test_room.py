@@ -114,8 +114,9 @@ class Peak:
         self._thread.join()
 
     def _look(self) -> None:
-        while not self._stop.is_set():
-            found = 0
+        is_last = False
+        while not is_last:
+            is_last, found = self._stop.is_set(), 0  # it looks once at least, and at what is there in the end
             with contextlib.suppress(OSError):  # a folder may go while it is walked through
                 for path in self.folder.rglob("*"):
                     with contextlib.suppress(OSError):
