@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pipeline import dask_workers
+from pipeline import dask_cluster, dask_pool, dask_workers
 from pipeline.labelling import LabelRun
 from pipeline.settings import LabelSettings
 from pipeline.verification import Verification
@@ -178,46 +178,39 @@ def proxy(store_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     one.close()
 
 
-_SLOW = """
-import time
-from teacher.inference import Teacher
-decide = Teacher.decide
-def slow(self, images, *args, **kwargs):
-    time.sleep({seconds})
-    return decide(self, images, *args, **kwargs)
-Teacher.decide = slow
+_DEVICE = """
+import itertools, os, time
+def slow(module):
+    decide, numbers = module.Teacher.decide, itertools.count()
+    def wait(*args, **kwargs):
+        number = next(numbers)
+        while number >= {most} and not os.path.exists({sign!r}):
+            time.sleep(0.01)
+        time.sleep({seconds})
+        return decide(*args, **kwargs)
+    module.Teacher.decide = wait
 """
 
-_AFTER_OTHERS = """
-import os, pathlib, time
-from pipeline.teacher_source import TeacherSource
-from teacher.inference import Teacher
-load, decide, there = TeacherSource.load, Teacher.decide, pathlib.Path({folder!r})
-def loaded(*args, **kwargs):
-    made = load(*args, **kwargs)
-    (there / str(os.getpid())).touch()
-    return made
-def together(self, images, *args, **kwargs):
-    while len(list(there.iterdir())) < {count}:
-        time.sleep(0.01)
-    time.sleep({seconds})
-    return decide(self, images, *args, **kwargs)
-TeacherSource.load, Teacher.decide = loaded, together
+_SLOW = f"""{_DEVICE}
+import teacher.inference
+slow(teacher.inference)
 """
 
-_SLOW_PROCESS = """
-import importlib.util, sys, time
+_SLOW_PROCESS = f"""{_DEVICE}
+import importlib.util, sys
+def patient(module):
+    module._END_SECONDS = 600.0
+changes = {{{{"teacher.inference": slow, "pipeline.dask_workers": patient}}}}
 class Finder:
     def find_spec(self, name, path, target=None):
-        if name != "teacher.inference":
+        if name not in changes:
             return None
-        sys.meta_path.remove(self)
+        change = changes.pop(name)
         spec = importlib.util.find_spec(name)
         run = spec.loader.exec_module
         def exec_module(module):
             run(module)
-            decide = module.Teacher.decide
-            module.Teacher.decide = lambda *args, **kwargs: (time.sleep({seconds}), decide(*args, **kwargs))[1]
+            change(module)
         spec.loader.exec_module = exec_module
         return spec
 sys.meta_path.insert(0, Finder())
@@ -226,16 +219,25 @@ sys.meta_path.insert(0, Finder())
 
 
 @pytest.fixture
-def slowly(tmp_path: Path) -> Callable[[float], dict[str, str]]:
+def go_on(tmp_path: Path) -> Iterator[Path]:
+    """A file for which devices that stand still are waiting; nothing of a test that fails stands still for ever."""
+    yield tmp_path / "go on"
+    (tmp_path / "go on").touch()
+
+
+@pytest.fixture
+def slowly(tmp_path: Path, go_on: Path) -> Callable[[float, int], dict[str, str]]:
     """The environment of a command whose device takes so many seconds a batch, whatever processes it starts.
 
-    Whoever is to stop it in the middle has time for that, also where other work keeps the machine busy.
+    After so many batches the device of each process stands still until `go_on` is there: whoever is to stop it in the
+    middle has all the time for that.
     """
 
-    def environment(seconds: float) -> dict[str, str]:
+    def environment(seconds: float, most: int) -> dict[str, str]:
         folder = tmp_path / "slow-process"
         folder.mkdir()
-        (folder / "sitecustomize.py").write_text(_SLOW_PROCESS.format(seconds=seconds))
+        text = _SLOW_PROCESS.format(seconds=seconds, most=most, sign=str(go_on))
+        (folder / "sitecustomize.py").write_text(text)
         path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
         return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
 
@@ -248,6 +250,8 @@ class Night:
 
     folder: Path
     teacher: Path
+    go_on: Path
+    """As `slow` says."""
     images: int = 16
 
     def settings(self, out: str = "run", **more: Any) -> LabelSettings:
@@ -271,16 +275,25 @@ class Night:
         path.write_text(once + textwrap.indent(text, "    "))
         return "--preload", str(path)
 
-    def slow(self, seconds: float) -> tuple[str, str]:
-        """The options of a worker whose device takes its time, so that something can happen meanwhile."""
-        return self.preload("slow", _SLOW.format(seconds=seconds))
+    def slow(self, seconds: float, most: int | None = None) -> tuple[str, str]:
+        """The options of a worker whose device takes its time, so that something can happen meanwhile.
 
-    def slow_together(self, seconds: float, count: int) -> tuple[str, str]:
-        """The options of workers that take their time as well, and begin when so many of them are there."""
-        there = self.folder / "there"
-        there.mkdir()
-        text = _AFTER_OTHERS.format(folder=str(there), count=count, seconds=seconds)
-        return self.preload("slow_together", text)
+        Args:
+            seconds: of a batch.
+            most: batches after which it stands still until `go_on` is there.
+        """
+        limit = "float('inf')" if most is None else most
+        return self.preload("slow", _SLOW.format(seconds=seconds, most=limit, sign=str(self.go_on)))
+
+    def go_on_when(self, holds: Callable[[], bool]) -> None:
+        """Have devices go on once something holds."""
+
+        def look() -> None:
+            while not holds() and not self.go_on.exists():
+                time.sleep(0.05)
+            self.go_on.touch()
+
+        threading.Thread(target=look, daemon=True).start()
 
     def check(self, run: LabelRun, failed: tuple[str, ...] = ()) -> None:
         """Labels are those of an undisturbed run, each item has one entry, and what `verify` can prove is proven."""
@@ -305,12 +318,15 @@ def _labels(run: LabelRun) -> list[Path]:
 
 @pytest.fixture
 def night(
-    tmp_path: Path, tiny_teacher: Path, make_image: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_teacher: Path, make_image: Callable[..., object], go_on: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Night:
     """A set to label, in shards that take no time."""
     monkeypatch.setattr(dask_workers, "SHARD_SECONDS", 0.5)
-    monkeypatch.setattr(dask_workers, "_GRACE_SECONDS", 600.0)  # on a busy machine workers are long in coming
-    one = Night(tmp_path, tiny_teacher)
+    # on a busy machine workers are long in coming, and schedulers in answering
+    monkeypatch.setattr(dask_workers, "_GRACE_SECONDS", 600.0)
+    monkeypatch.setattr(dask_pool, "_ALONE_SECONDS", 600.0)
+    monkeypatch.setattr(dask_cluster, "CONNECT_SECONDS", 300)
+    one = Night(tmp_path, tiny_teacher, go_on)
     for number in range(one.images):
         make_image(tmp_path / f"images/{number % 3}/{number:02d}.png", (40, 56), number)
     return one

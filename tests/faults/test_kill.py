@@ -25,7 +25,7 @@ def test_a_killed_run_is_finished_by_the_same_command(
     tmp_path: Path,
     tiny_teacher: Path,
     make_image: Callable[..., object],
-    slowly: Callable[[float], dict[str, str]],
+    slowly: Callable[[float, int], dict[str, str]],
     kill_after: int,
 ) -> None:
     """Kill -9, then the same command: labels byte for byte those of an undisturbed run, and none is made twice."""
@@ -37,7 +37,7 @@ def test_a_killed_run_is_finished_by_the_same_command(
     subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, env=environment, capture_output=True)
 
     out = tmp_path / "killed"
-    process = subprocess.Popen([*command, "--out", str(out)], env=slowly(0.15), stderr=subprocess.PIPE)
+    process = subprocess.Popen([*command, "--out", str(out)], env=slowly(0.15, IMAGES - 4), stderr=subprocess.PIPE)
     while len(list(out.rglob("labels/**/*.png"))) < kill_after:
         assert process.poll() is None, process.communicate()
         time.sleep(0.001)

@@ -193,7 +193,7 @@ def test_refused_credentials_and_missing_buckets_are_said_at_once(
 
 
 def test_a_killed_driver_whose_machine_is_lost_goes_on_elsewhere(
-    case: Case, tmp_path: Path, make_image: Callable[..., object], slowly: Callable[[float], dict[str, str]]
+    case: Case, tmp_path: Path, make_image: Callable[..., object], slowly: Callable[[float, int], dict[str, str]]
 ) -> None:
     """Kill -9 and no state folder any more: another machine goes on from the ledger's copy, and nothing is lost."""
     for number in range(9, 40):
@@ -202,7 +202,7 @@ def test_a_killed_driver_whose_machine_is_lost_goes_on_elsewhere(
         put_object(as_path(IMAGES) / path.relative_to(tmp_path / "images").as_posix(), path.read_bytes())
     driver = subprocess.Popen(
         [sys.executable, "-c", DRIVER, *case.arguments()],
-        env=slowly(0.15),
+        env=slowly(0.15, 30),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

@@ -1,8 +1,6 @@
 """Workers that are not what a run needs: other versions, folders, clocks, without the teacher's file, or strangers."""
 
 import subprocess
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +34,10 @@ def test_a_worker_of_another_version_is_refused_with_both_named(
     mixed = pytest.raises(WorkerError, match=r"autocoarse 9\.9, this is autocoarse 0\.1")
     with LabelRun(night.settings(scheduler=cluster.address)) as run, mixed:
         list(run)
-    cluster.start_worker("--no-nanny")
+    cluster.start_worker("--no-nanny", *night.slow(0, 0))
     monkeypatch.setattr(dask_workers, "_GRACE_SECONDS", 600.0)
     with LabelRun(night.settings(scheduler=cluster.address)) as run:
+        night.go_on_when(lambda: len(refused(run)) == 1)
         assert len(list(run)) == night.images
         assert len(refused(run)) == 1
     night.check(run)
@@ -70,19 +69,6 @@ def read_only(folder: Path) -> tuple[str, ...]:
     return in_namespace(folder, f'mount --bind "{folder}" "{folder}" && mount -o remount,bind,ro "{folder}"')
 
 
-WAITS = """
-import os, time
-from teacher.inference import Teacher
-decide = Teacher.decide
-def waits(*args, **kwargs):
-    end = time.monotonic() + 300
-    while not os.path.exists({sign!r}) and time.monotonic() < end:
-        time.sleep(0.01)
-    return decide(*args, **kwargs)
-Teacher.decide = waits
-"""
-
-
 def test_a_worker_that_cannot_write_the_run_is_not_used(
     cluster: Any,
     night: Any,
@@ -94,16 +80,9 @@ def test_a_worker_that_cannot_write_the_run_is_not_used(
     cluster.start_scheduler()
     for one in before:
         cluster.start_worker("--no-nanny", before=one)
-    sign = tmp_path / "both are refused"
-    cluster.start_worker("--no-nanny", *night.preload("waits", WAITS.format(sign=str(sign))))
+    cluster.start_worker("--no-nanny", *night.slow(0, 0))
     with LabelRun(night.settings(scheduler=cluster.address)) as run:
-
-        def look() -> None:
-            while len(refused(run)) < 2:
-                time.sleep(0.05)
-            sign.touch()
-
-        threading.Thread(target=look, daemon=True).start()
+        night.go_on_when(lambda: len(refused(run)) == 2)
         assert len(list(run)) == night.images
         reasons = refused(run)
         for reason in ("Read-only", "does not see the run"):

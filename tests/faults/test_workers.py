@@ -34,13 +34,12 @@ def test_a_worker_that_is_killed_costs_nothing(
     (tmp_path / "images/9").mkdir()
     (tmp_path / "images/9/bad.png").write_bytes(b"no image")
     cluster.start_scheduler()
-    slow = night.slow_together(0.3, 2)
+    slow = night.slow(0.3, 0)
     victims = [cluster.start_worker("--no-nanny", *slow) for _ in range(2)]
     with LabelRun(night.settings(scheduler=cluster.address)) as run:
+        night.go_on_when(lambda: len(ready(run)) == 2)
         entries = iter(run)
         seen = [next(entries)]
-        while len(ready(run)) < 2:
-            seen.append(next(entries))
         victims[0].kill()
         assert victims[0].wait() == -signal.SIGKILL
         seen += entries
@@ -65,7 +64,7 @@ Teacher.decide = die
     ("end", "options"),
     [
         ("os.kill(os.getpid(), signal.SIGKILL)", ()),
-        ("import time; hold = [bytearray(os.urandom(1 << 20) * 1024) for _ in range(2)]; time.sleep(20)", "2GB"),
+        ("import time; hold = [bytearray(os.urandom(1 << 20) * 1024) for _ in range(2)]; time.sleep(600)", "2GB"),
     ],
     ids=["killed", "out of memory"],
 )
@@ -95,9 +94,8 @@ def test_an_image_that_ends_its_worker_each_time_is_a_failed_item(
 
 
 NO_DEVICE = """
-import pathlib, torch
+import torch
 def broken(*args, **kwargs):
-    pathlib.Path({sign!r}).touch()
     raise RuntimeError("CUDA error: no CUDA-capable device is detected")
 torch.nn.Module.to = broken
 """
@@ -136,20 +134,22 @@ TeacherSource.load = late
 def test_a_worker_without_its_device_fails_no_image(
     cluster: Any,
     night: Any,
-    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     text: str,
     comes_late: bool,
 ) -> None:
     """A device that is not there, or falls out, gives errors and not labels: its images are done by others."""
-    sign = tmp_path / "broken"
+    monkeypatch.setattr(dask_workers, "_LATE", 1e6)  # what it has failed is heard of it, however late
+    sign = str(night.go_on)
     cluster.start_scheduler()
-    cluster.start_worker(*night.preload("broken", text.format(sign=str(sign))))
+    cluster.start_worker(*night.preload("broken", text.format(sign=sign)))
     if comes_late:
         wait = f"while [ ! -e '{sign}' ]; do sleep 0.05; done; exec \"$@\""
         cluster.start_worker(before=("sh", "-c", wait, "sh"))
     else:
-        cluster.start_worker(*night.preload("opens_late", OPENS_LATE.format(sign=str(sign))))
+        cluster.start_worker(*night.preload("opens_late", OPENS_LATE.format(sign=sign)))
     with LabelRun(night.settings(scheduler=cluster.address)) as run:
+        night.go_on_when(lambda: bool(refused(run)))
         entries = list(run)
         assert [entry.reason for entry in entries if entry.status == "failed"] == []
         assert len(entries) == night.images
@@ -165,13 +165,12 @@ def test_a_late_worker_is_not_waited_for(
     """Stopped in the middle, it has its last shard given to one that has nothing else to do."""
     monkeypatch.setattr(dask_workers, "_LATE", 1.0)
     cluster.start_scheduler()
-    slow = night.slow_together(0.2, 2)
+    slow = night.slow(0.2, 0)
     late, _ = (cluster.start_worker("--no-nanny", *slow) for _ in range(2))
     with LabelRun(night.settings(scheduler=cluster.address)) as run:
+        night.go_on_when(lambda: len(ready(run)) == 2)
         entries = iter(run)
         seen = [next(entries)]
-        while len(ready(run)) < 2:
-            seen.append(next(entries))
         late.send_signal(signal.SIGSTOP)
         seen += entries
         assert len({entry.key for entry in seen}) == len(seen) == night.images
