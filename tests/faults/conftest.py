@@ -9,7 +9,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -52,8 +52,13 @@ class _Handler(BaseHTTPRequestHandler):
         if not self.raw_requestline or not self.parse_request():
             self.close_connection = True
             return
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        fault = self.proxy.count(self.command, self.path)
+        length = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(length)
+        with self.proxy.passing():
+            # of a request whose sender was killed within it there is half
+            self._pass(body, "cut" if len(body) < length else self.proxy.count(self.command, self.path))
+
+    def _pass(self, body: bytes, fault: str) -> None:
         if fault == "cut":
             self._hang_up()
         elif fault in _ERRORS:
@@ -66,7 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(status, headers, content, torn=fault == "torn")
 
     def _ask(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        with closing(http.client.HTTPConnection("127.0.0.1", self.proxy.port, timeout=30)) as store:
+        with closing(http.client.HTTPConnection("127.0.0.1", self.proxy.port, timeout=600)) as store:
             store.request(self.command, self.path, body, dict(self.headers.items()))
             answer = store.getresponse()
             return answer.status, dict(answer.getheaders()), answer.read()
@@ -104,6 +109,7 @@ class Proxy:
         self.spoilt = 0
         self.fault: Fault = lambda _: ""
         self._lock = threading.Lock()
+        self._passing = 0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": self}))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -114,9 +120,31 @@ class Proxy:
         with self._lock:
             request = Request(len(self.seen), method, path)
             self.seen.append(request)
-        fault = self.fault(request)
-        self.spoilt += bool(fault)
+        fault = self.fault(request)  # may make requests itself
+        with self._lock:
+            self.spoilt += bool(fault)
         return fault
+
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """While a request is seen to."""
+        with self._lock:
+            self._passing += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._passing -= 1
+
+    def another(self) -> "Proxy":
+        """Another way to the same store."""
+        return Proxy(self.port)
+
+    def cut_off(self) -> None:
+        """Let nothing through any more, and what is on its way arrive."""
+        self.fault = lambda _: "cut"
+        while self._passing:
+            time.sleep(0.01)
 
     def paths(self, method: str, part: str) -> list[str]:
         """Of the requests with a method those whose path has a part in it."""
@@ -166,8 +194,10 @@ def proxy(store_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no_config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no_credentials"))
     monkeypatch.setenv("AUTOCOARSE_STATE", str(tmp_path / "state"))
+    for name in ("connect_timeout", "read_timeout"):  # on a busy machine an answer is long in coming, and no fault
+        monkeypatch.setattr(s3fs.S3FileSystem, name, 600)
     s3fs.S3FileSystem.clear_instance_cache()
-    store = http.client.HTTPConnection("127.0.0.1", store_port, timeout=30)
+    store = http.client.HTTPConnection("127.0.0.1", store_port, timeout=600)
     store.request("POST", "/moto-api/reset")
     store.getresponse().read()
     store.close()
