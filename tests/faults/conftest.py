@@ -355,7 +355,7 @@ def night(
     # on a busy machine workers are long in coming, and schedulers in answering
     monkeypatch.setattr(dask_workers, "_GRACE_SECONDS", 600.0)
     monkeypatch.setattr(dask_pool, "_ALONE_SECONDS", 600.0)
-    monkeypatch.setattr(dask_cluster, "CONNECT_SECONDS", 300)
+    monkeypatch.setattr(dask_cluster, "CONNECT_SECONDS", 120)
     one = Night(tmp_path, tiny_teacher, go_on)
     for number in range(one.images):
         make_image(tmp_path / f"images/{number % 3}/{number:02d}.png", (40, 56), number)
