@@ -17,6 +17,8 @@ from pipeline.batch_norm import SynchronisedBatchNorm, synchronise_batch_norm
 from teacher.networks.registry import build_network, default_spec
 
 WORLD = 2
+PATIENCE = 600
+"""Seconds until a process that does not come is a failure."""
 CASES = ("torch", "timm", "cumulative", "bare", "one value each", "bfloat16", "deeplabv3plus")
 Result = dict[str, Any]
 
@@ -80,7 +82,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Result
     started = [
         subprocess.Popen([sys.executable, __file__, str(rank), str(folder)], env=environment) for rank in range(WORLD)
     ]
-    assert [process.wait(timeout=120) for process in started] == [0] * WORLD
+    assert [process.wait(timeout=PATIENCE) for process in started] == [0] * WORLD
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(WORLD)]
 
 
@@ -145,7 +147,7 @@ def test_tensors_are_taken_over() -> None:
 def _main(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60)
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD, timeout=timedelta(seconds=PATIENCE)
     )
     results = {}
     for case in CASES:

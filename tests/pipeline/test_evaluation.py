@@ -260,7 +260,7 @@ def test_images_are_read_while_the_network_predicts(
     def predict(self: Teacher, *args: object, **options: object) -> object:
         predicted.append(1)
         with more:
-            assert more.wait_for(lambda: len(keys) >= min(len(predicted) + 1, 2 * AHEAD), timeout=30)
+            assert more.wait_for(lambda: len(keys) >= min(len(predicted) + 1, 2 * AHEAD), timeout=300)
             most.append(len(keys) - len(predicted))
         return label(self, *args, **options)
 

@@ -57,7 +57,7 @@ class Device:
     def wait(self, count: int) -> bool:
         """Wait until it was given so many images."""
         with self.more:
-            return self.more.wait_for(lambda: self.given >= count, timeout=30)
+            return self.more.wait_for(lambda: self.given >= count, timeout=300)
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 def get(server: Server, path: str, host: str | None = None) -> tuple[int, bytes]:
     """Status and content of an answer; `host` is the name under which the server is asked."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=300)
     connection.request("GET", path, headers={} if host is None else {"Host": host})
     answer = connection.getresponse()
     return answer.status, answer.read()

@@ -4,6 +4,7 @@ import fcntl
 import shutil
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -53,6 +54,7 @@ def counts(status: RunStatus) -> tuple[int | None, int, int, int | None]:
 
 def test_a_finished_run_is_complete(settings: LabelSettings) -> None:
     """All is done, nobody is at work, bytes are those on the disk, and the share of ignored pixels is the run's."""
+    started = time.time()
     with LabelRun(settings) as run:
         for _ in run:
             pass
@@ -64,7 +66,7 @@ def test_a_finished_run_is_complete(settings: LabelSettings) -> None:
     assert status.ignore_fraction == run.summary.ignore_fraction
     assert status.failures == ()
     assert status.seconds_since_label is not None
-    assert 0 <= status.seconds_since_label < 60
+    assert 0 <= status.seconds_since_label <= time.time() - started + 1, "a file's clock may be a tick behind"
 
 
 def test_bytes_are_the_same_from_within_the_folder(settings: LabelSettings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ class CountingTransfers(Transfers):
 
     def upload(self, images: Sequence[Image]) -> Upload:
         """Count it."""
-        assert self.may_begin.wait(30)
+        assert self.may_begin.wait(300)
         self.threads.append(threading.current_thread().name)
         return super().upload(images)
 
