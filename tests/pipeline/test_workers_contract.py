@@ -69,8 +69,9 @@ def test_labels_and_what_is_kept_do_not_depend_on_who_labels(make_run: Label, tm
         assert (again.summary.skipped, again.summary.failed) == (IMAGES, 0)
 
 
-def test_a_run_that_is_broken_off_has_recorded_what_was_made(make_run: Label) -> None:
+def test_a_run_that_is_broken_off_has_recorded_what_was_made(make_run: Label, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever stops listening, or presses Ctrl-C, leaves a ledger that agrees with the labels; the rest comes later."""
+    monkeypatch.setattr("pipeline.dask_workers._END_SECONDS", 300)  # a worker may be late where the machine is busy
     with make_run() as run:
         entries = iter(run)
         first = next(entries)
