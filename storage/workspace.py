@@ -17,7 +17,7 @@ from storage.adoption import Adopted
 from storage.atomic_file import as_ours, remove_partial_files, write_atomically
 from storage.broken_ledger import SETTINGS, broken_ledger
 from storage.errors import WorkspaceError
-from storage.lock_look import LOOK_SECONDS, is_taken
+from storage.lock_look import is_taken, take
 from storage.object_io import find_file, put_object
 from storage.paths import is_remote
 from storage.state_folder import state_folder
@@ -265,17 +265,15 @@ class Workspace:
         Raises:
             WorkspaceError: another process has it, or the folder is not writable.
         """
-        lock = FileLock(self._lock_file, timeout=LOOK_SECONDS)
         try:
             self.state.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
+            return take(self._lock_file)
         except Timeout as error:
             raise WorkspaceError(
                 f"{self.root} is in use by another autocoarse process; wait for it or stop it"
             ) from error
         except OSError as error:
             raise as_ours(f"cannot use {self.state} as output folder", error) from error
-        return lock
 
     def is_at_work(self) -> bool:
         """Whether a run works here now, seen without waiting and without keeping any run from starting.

@@ -108,7 +108,11 @@ def test_a_killed_calibration_is_finished_by_the_same_command(settings: Calibrat
         "decide = calibrating._decide\n"
         "begun = []\n"
         # so few are counted at once that the kill comes in the middle, however long it takes
-        "calibrating._decide = lambda *a: (begun.append(0), time.sleep(0.1 if len(begun) < 5 else 600), decide(*a))[2]\n"
+        "def slow(*given):\n"
+        "    begun.append(0)\n"
+        "    time.sleep(0.1 if len(begun) < 5 else 600)\n"
+        "    return decide(*given)\n"
+        "calibrating._decide = slow\n"
         "from cli.main import main\n"
         "main(sys.argv[1:])\n"
     )
