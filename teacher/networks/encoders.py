@@ -8,16 +8,42 @@ from collections.abc import Callable
 from typing import Any
 
 import timm
-from segmentation_models_pytorch.encoders import get_encoder
+from segmentation_models_pytorch.encoders import TimmUniversalEncoder, get_encoder
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import get_pretrained_cfg
-from torch import nn
+from timm.models import get_pretrained_cfg, is_model_in_modules
+from torch import Tensor, nn
 
 from storage.errors import SettingsError
 from teacher.networks.wide_resnet import WideResNet
 
 OWN_ENCODERS: dict[str, Callable[[int], nn.Module]] = {"wide_resnet38": WideResNet}
 """By name, what makes them from an output stride. They give a list of features as timm's do, and say `out_channels`."""
+
+_SWIN = ("swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr")
+"""timm's modules of encoders that take the one size they are named for, unless they are told otherwise."""
+_PATCH = 4
+"""Pixels of a side of their patches."""
+
+
+class SwinEncoder(TimmUniversalEncoder):  # type: ignore[misc] # the library is untyped
+    """A Swin transformer that takes images of any size, filled up with zeros to whole patches.
+
+    At the size it is named for it computes what it does otherwise.
+
+    Args:
+        name: timm's.
+        output_stride: of its coarsest features: 32.
+
+    Source: arXiv:2103.14030, section 4.3, whose segmentation is trained and judged on other sizes than the encoder was.
+    """
+
+    def __init__(self, name: str, output_stride: int) -> None:
+        super().__init__(name, pretrained=False, depth=5, output_stride=output_stride, strict_img_size=False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """As `make_encoder` says."""
+        below, right = (-side % _PATCH for side in images.shape[-2:])
+        return super().forward(nn.functional.pad(images, (0, right, 0, below)))  # type: ignore[no-any-return] # untyped
 
 
 def check_encoder(name: object) -> str:
@@ -60,6 +86,8 @@ def make_encoder(name: str, output_stride: int) -> nn.Module:
     """
     if name in OWN_ENCODERS:
         return OWN_ENCODERS[name](output_stride)
+    if is_model_in_modules(name, _SWIN):
+        return SwinEncoder(name, output_stride)
     encoder: nn.Module = get_encoder(f"tu-{name}", depth=5, weights=None, output_stride=output_stride)
     return encoder
 

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
 from storage.errors import CheckpointError, SettingsError
 from teacher.fusion import hierarchical_logits
+from teacher.networks.encoders import make_encoder
 from teacher.networks.hrnet import HRNet
 from teacher.networks.ocr import gather_regions
 from teacher.networks.registry import NetworkSpec, build_network, default_spec, network_names
@@ -69,6 +71,20 @@ def test_any_encoder_takes_any_size(fill_network: FillNetwork, encoder: str, siz
     assert 0 <= prediction.attention.min() <= prediction.attention.max() <= 1
     assert joint.shape == (1, 5, *size)
     assert joint.isfinite().all()
+
+
+def test_swin_takes_any_size_and_computes_at_its_own_what_timm_does() -> None:
+    """A Swin encoder, which timm makes for one size, gives the same features there, and has them at any other size."""
+    encoder = make_encoder("swin_tiny_patch4_window7_224", 32).eval()
+    published = get_encoder("tu-swin_tiny_patch4_window7_224", weights=None).eval()
+    published.load_state_dict(encoder.state_dict())
+    image = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        for one, other in zip(encoder(image), published(image), strict=True):
+            assert torch.equal(one, other)
+        features = encoder(image[..., :45, :130])
+    assert [tuple(f.shape[-2:]) for f in features[2:]] == [(12, 33), (6, 17), (3, 9), (2, 5)]
+    assert encoder.out_channels == published.out_channels
 
 
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
