@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from timm.models import get_pretrained_cfg
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode  # documented by torch, though its module has an underscore
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.fitting import memory_of
@@ -18,6 +17,7 @@ from storage.schema import load_schema
 from teacher import Teacher
 from teacher.networks.encoders import OWN_ENCODERS
 from teacher.networks.registry import ENCODER_NETWORKS, NetworkName, NetworkSpec, build_network, default_spec
+from teacher.networks.shapes import network_of_shapes, refusal
 
 SIZE = (1024, 2048)
 """(height, width) of the image that operations and memory are told for."""
@@ -136,11 +136,16 @@ def measure_demand(choice: Choice) -> Demand:
     """Count operations, and plan memory by the network as it is run; it takes seconds, and the weights' memory twice.
 
     Raises:
-        SettingsError: there is no such network.
+        SettingsError: there is no such network, or it takes no images of that size.
     """
     spec = choice.spec()
-    with FakeTensorMode():
-        operations = count_operations(build_network(spec).eval(), SIZE)
+    if reason := refusal(spec, SIZE):
+        raise SettingsError(
+            f"encoder {spec.encoder!r} cannot take an image of {SIZE[1]}x{SIZE[0]} ({reason}), so what one demands "
+            f"cannot be measured: leave out --measure, or choose an encoder that takes any size"
+        )
+    with network_of_shapes(spec) as network:
+        operations = count_operations(network.eval(), SIZE)
     teacher = Teacher.of_network(build_network(spec), spec, load_schema(SCHEMA))
     return Demand(operations, memory_of(teacher).peak(SIZE, (1.0,)) + teacher.weight_bytes)
 
@@ -151,7 +156,7 @@ def count_operations(network: nn.Module, size: tuple[int, int]) -> int:
     Convolutions and matrix products are counted, as in published figures; norms, activations and resizing are not.
 
     Args:
-        network: built in a `FakeTensorMode` that is active, so that nothing is computed.
+        network: of `network_of_shapes`, so that nothing is computed.
         size: (height, width) of the image.
     """
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

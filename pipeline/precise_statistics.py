@@ -26,6 +26,7 @@ from storage.image_reader import read_image, read_image_size
 from storage.out_of_memory import is_out_of_memory
 from teacher.networks.prediction import ScalePrediction
 from teacher.networks.registry import NetworkSpec
+from teacher.networks.shapes import takes_any_size
 
 _TOGETHER = (2, 8)
 """Images a batch, at least and wished for; a layer that sees one value of each image needs some."""
@@ -41,7 +42,7 @@ def take_statistics(
 
     Every process must take part; each reads its share. The statistics of each batch, and in it of each scale, count the
     same. Images too large for the device, as told by the crops that it is trained on or by running out of memory, are
-    seen in part, as they are by an encoder that takes one size only. A network without batch norms, and one that has
+    seen in part, as they are by an encoder that takes some sizes only. A network without batch norms, and one that has
     but one image, stays as it is.
 
     Args:
@@ -76,14 +77,14 @@ def take_statistics(
                     with torch.inference_mode():
                         forward(_read(batch, recipe, room, window).to(fabric.device))
                     yield number, len(batches)
-        except (RuntimeError, MemoryError) as error:
-            if room == smallest or not is_out_of_memory(error):
+        except (RuntimeError, MemoryError, AssertionError) as error:
+            moments = None
+            if is_out_of_memory(error) and room > smallest:
+                room = max(room // 2, smallest)
+            elif window is None and not takes_any_size(spec):
+                window = recipe.crop  # a size that the encoder takes
+            else:
                 raise
-            moments, room = None, max(room // 2, smallest)
-        except AssertionError:  # an encoder that takes images of one size only, which the crops have
-            if window is not None:
-                raise
-            moments, window = None, recipe.crop
     moments.apply(fabric)
 
 

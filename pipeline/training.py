@@ -20,6 +20,7 @@ from pipeline.training_plan import plan_training
 from pipeline.training_progress import TrainProgress
 from pipeline.training_run import TrainingRun
 from pipeline.training_settings import TrainSettings
+from pipeline.training_sizes import check_sizes
 from pipeline.training_state import TrainingFolder
 from pipeline.training_step import load_given_weights
 from storage.errors import SettingsError
@@ -134,7 +135,7 @@ def _read(
     samples, judged = collected.samples, collected.validation
     for message in collected.messages:
         yield TrainProgress("reading", 0, len(samples), message=message)
-    for warning in collected.warnings:
+    for warning in (*collected.warnings, *check_sizes(settings, samples, judged)):
         yield TrainProgress("reading", 0, len(samples), warning=warning)
     index = yield from _index(samples, schema, settings, settings.index or folder.index)
     validation = None

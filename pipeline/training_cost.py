@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode  # documented by torch, though its module has an underscore
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.losses import count_for_normaliser, training_loss
 from pipeline.training_settings import OptimizerName, TrainingRecipe
 from pipeline.two_scale import TwoScale
-from teacher.networks.registry import NetworkSpec, build_network
+from teacher.networks.registry import NetworkSpec
+from teacher.networks.shapes import network_of_shapes
 from teacher.precision import DTYPES, Precision
 
 AVERAGES: dict[OptimizerName, int] = {"adamw": 2, "sgd": 1}
@@ -64,8 +64,7 @@ def measure_cost(spec: NetworkSpec, recipe: TrainingRecipe) -> TrainingCost:
     """
     # A batch norm may refuse a single crop, which in training shares its statistics with other devices'.
     batch, crops = recipe.batch, max(recipe.batch, 2)
-    with FakeTensorMode():
-        network = build_network(spec).train()
+    with network_of_shapes(spec) as network:
         two_scale = TwoScale(network, spec, recipe.precision, checkpointing=recipe.gradient_checkpointing)
         images = torch.empty((crops, 3, *recipe.crop), dtype=torch.uint8)
         target, weight = torch.zeros((crops, *recipe.crop), dtype=torch.int64), torch.ones(crops)

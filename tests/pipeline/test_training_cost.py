@@ -148,3 +148,12 @@ def test_device_has_a_speed(precision: Any) -> None:
     before = torch.get_rng_state()
     assert 1e6 < device_speed(torch.device("cpu"), precision) < 1e16
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_encoders_with_stochastic_depth_are_counted() -> None:
+    """An encoder whose layers are dropped at random, at rates that it looks up in a tensor, has a cost as any other."""
+    spec = default_spec("deeplabv3plus", 5, "convnext_atto", output_stride=32)
+    cost = _cost(spec)
+    assert cost.parameters == sum(parameter.numel() for parameter in build_network(spec).parameters())
+    assert cost.flops > 0
+    assert cost.activation_bytes > 0
