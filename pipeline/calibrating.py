@@ -7,7 +7,7 @@ after a stop; what is finished stays good for every other target, which needs no
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,22 +17,19 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.calibrate_settings import CalibrateSettings
-from pipeline.calibration_counts import PixelCounts
 from pipeline.calibration_file import Calibration, read_calibration
+from pipeline.calibration_samples import count_samples
 from pipeline.calibration_state import CalibrationState, read_state, refuse_other
-from pipeline.decider import Decider, TilingDecider
 from pipeline.guard import refuse_trained_images
-from pipeline.samples import Sample, collect_samples, fingerprint_files, read_ahead
-from pipeline.step_down import StepDown, Way
+from pipeline.samples import Sample, collect_samples, fingerprint_files
 from pipeline.teacher_decider import TeacherDecider
 from pipeline.teacher_source import TeacherSource
 from pipeline.temperature import TemperatureSums, fit_samples
 from pipeline.threshold_choice import choose_thresholds
 from storage.atomic_file import as_ours
-from storage.errors import ImageError, LabelError, WorkspaceError
+from storage.errors import LabelError, WorkspaceError
 from storage.new_folder import locked
-from storage.out_of_memory import is_out_of_memory
-from storage.schema import ClassSchema, load_schema
+from storage.schema import load_schema
 from storage.workspace import remove_partial_files, write_atomically
 from teacher import Teacher, load_teacher
 from teacher.tables import table
@@ -237,62 +234,3 @@ class CalibrationRun:
         out = self.settings.out
         if saved != known or out.exists():
             raise WorkspaceError(f"another autocoarse process has worked on {out} since; run the same command again")
-
-
-def count_samples(
-    samples: Sequence[Sample], schema: ClassSchema, decider: Decider, state: CalibrationState
-) -> Iterator[CalibrationState]:
-    """Count images, one after the other; at most a few are in memory.
-
-    Args:
-        samples: all of them, also those that are in the state already.
-        schema: the classes.
-        decider: keeps class and confidence of each pixel.
-        state: what is counted already.
-
-    Yields:
-        The state after each image. One whose image or truth cannot be read, or that is too small, has failed.
-
-    Raises:
-        WorkspaceError: a store does not answer.
-        RuntimeError, MemoryError: the device cannot predict.
-    """
-    steps, ways = state.counts.steps, _ways(decider)
-    for sample, content in read_ahead(samples[state.done :], schema):
-        if isinstance(content, str):
-            state = state.without(sample.key, content)
-        else:
-            image, truth = content
-            try:
-                planes = _decide(decider, ways, image)
-            except ImageError as error:
-                state = state.without(sample.key, f"{sample.image}: {error}")
-            else:
-                state = state.plus(PixelCounts.of_image(truth, planes, steps), truth.unknown)
-        yield state
-
-
-def _ways(decider: Decider) -> StepDown:
-    if isinstance(decider, TilingDecider):
-        return StepDown(lambda size: decider.first_way(size, 1), decider.next_tile)
-    return StepDown(lambda _: Way(), lambda *_: None)
-
-
-def _decide(decider: Decider, ways: StepDown, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Class and confidence of each pixel, as `Decision.soft`; in tiles where memory does not suffice."""
-    size = (image.shape[0], image.shape[1])
-    while True:
-        way = ways.way(size)
-        try:
-            if way.tile is not None and isinstance(decider, TilingDecider):
-                (decision,) = decider.decide_in_tiles([image], way.tile)
-            else:
-                (decision,) = decider.decide([image])
-        except (RuntimeError, MemoryError) as error:
-            if not (is_out_of_memory(error) and ways.step_down(size, 1)):
-                raise
-        else:
-            assert decision.soft is not None, "the decider was asked to keep confidence"
-            return decision.soft
-        if isinstance(decider, TilingDecider):
-            decider.free_memory()  # not before the error, which held on to it, is gone

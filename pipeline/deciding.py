@@ -6,13 +6,17 @@ It neither reads images nor writes labels. Nothing here needs torch.
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from threading import Lock
+from typing import TypeVar
 
 from pipeline.decider import Decided, Decider, ForesightedDecider, TilingDecider
 from pipeline.decoding import Decoded
 from pipeline.step_down import StepDown, Way
 from storage.errors import ImageError
 from storage.out_of_memory import is_out_of_memory
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +161,23 @@ class Deciding:
         """Not before the error, which held on to it, is gone."""
         if isinstance(self._decider, TilingDecider):
             self._decider.free_memory()
+
+
+def one_behind(values: Iterator[Value]) -> Iterator[Value]:
+    """Give each value once the one after it has been asked for.
+
+    Of what a device is still deciding: it has the next image before the host begins with what it made of this one. An
+    error comes after the value before it.
+    """
+    before = list(islice(values, 1))
+    while before:
+        try:
+            following = list(islice(values, 1))
+        except Exception:
+            yield from before
+            raise
+        yield from before
+        before = following
 
 
 def _wait_for(decided: Sequence[Decided]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from pipeline.deciding import one_behind
 from pipeline.guard import refuse_trained_images
 from pipeline.paired_labels import pair_labels
 from pipeline.samples import collect_samples, read_samples
@@ -18,6 +19,8 @@ from storage.label_png import encode_label_png
 from storage.layouts import Layout
 from storage.schema import ClassSchema, Ids
 from teacher import Teacher
+from teacher.decided import Decision
+from teacher.decision import DecisionRule
 from teacher.networks.prediction import Fusion
 
 
@@ -187,10 +190,14 @@ def evaluate_network(
     schema = teacher.schema
     samples = collection.samples[part[0] :: part[1]]
 
-    def predict() -> Iterator[_Judged]:
+    def decide() -> Iterator[tuple[LabelMap, Decision]]:
+        rule = DecisionRule((threshold,))
         for image, target in read_samples(samples, schema):
-            (values,) = teacher.label([image], scales, threshold, fusion=fusion)
-            yield _Judged(count_pixels(target, LabelMap(values, len(schema))), target.unknown)
+            yield target, teacher.decide([image], scales, rule, fusion=fusion)[0]
+
+    def predict() -> Iterator[_Judged]:
+        for target, decision in one_behind(decide()):
+            yield _Judged(count_pixels(target, LabelMap(decision.label, len(schema))), target.unknown)
 
     missing = len(collection.images_without_label), len(collection.labels_without_image)
     yield from _accumulate(predict(), len(samples), schema, missing)

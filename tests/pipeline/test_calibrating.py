@@ -18,9 +18,10 @@ from PIL import Image
 from pipeline import calibrating
 from pipeline import samples as samples_module
 from pipeline.calibrate_settings import CalibrateSettings
-from pipeline.calibrating import CalibrationRun, count_samples, state_folder
+from pipeline.calibrating import CalibrationRun, state_folder
 from pipeline.calibration_counts import CalibrationCounts
 from pipeline.calibration_file import Calibration, read_calibration
+from pipeline.calibration_samples import count_samples
 from pipeline.calibration_state import CalibrationState
 from pipeline.evaluation import evaluate_network
 from pipeline.guard import hash_images
@@ -103,16 +104,16 @@ def test_a_killed_calibration_is_finished_by_the_same_command(settings: Calibrat
     whole = calibrate(settings, out=settings.out.with_name("whole.json")).to_json()
     code = (
         "import sys, time\n"
-        "from pipeline import calibrating\n"
+        "from pipeline import calibrating, calibration_samples as counting\n"
         "calibrating.SAVE_SECONDS = 0\n"
-        "decide = calibrating._decide\n"
+        "decide = counting._decide\n"
         "begun = []\n"
         # so few are counted at once that the kill comes in the middle, however long it takes
         "def slow(*given):\n"
         "    begun.append(0)\n"
         "    time.sleep(0.1 if len(begun) < 5 else 600)\n"
         "    return decide(*given)\n"
-        "calibrating._decide = slow\n"
+        "counting._decide = slow\n"
         "from cli.main import main\n"
         "main(sys.argv[1:])\n"
     )
@@ -320,3 +321,50 @@ def test_few_images_are_in_memory_however_many_there_are(
     *_, last = count_samples(samples, schema, decider, state)
     assert last.done == 10 * COUNT
     assert decider.most <= samples_module.AHEAD + 1
+
+
+class _Slow:
+    """A device that says when it is given an image and when what it made of one is asked for."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.given = 0
+
+    def decide(self, images: Sequence[np.ndarray]) -> list["_Coming"]:
+        """As `Decider.decide`."""
+        self.given += 1
+        self.seen.append(f"given {self.given}")
+        return [_Coming(self, self.given, images[0].shape[:2])]
+
+
+@dataclass
+class _Coming:
+    """What is made of one image, all of it road."""
+
+    device: _Slow
+    number: int
+    size: tuple[int, ...]
+
+    @property
+    def soft(self) -> np.ndarray:
+        """Asked for once."""
+        self.device.seen.append(f"waited for {self.number}")
+        return np.zeros((2, *self.size), np.uint8)
+
+
+def test_the_device_has_the_next_image_before_the_last_one_is_waited_for(
+    settings: CalibrateSettings, schema: ClassSchema
+) -> None:
+    """While the host waits and counts, the device has an image to decide; one that cannot be read is told in turn."""
+    samples = CalibrationRun.open(settings).samples[:4]
+    samples[1].image.write_bytes(b"no image")
+    device = _Slow()
+    state = CalibrationState(CalibrationCounts.nothing(len(schema), 100))
+    states = list(count_samples(samples, schema, device, state))  # type: ignore[arg-type] # no more is asked of it
+    assert device.seen == ["given 1", "waited for 1", "given 2", "given 3", "waited for 2", "waited for 3"]
+    assert [(state.done, list(state.failed)) for state in states] == [
+        (1, []),
+        (2, [samples[1].key]),
+        (3, [samples[1].key]),
+        (4, [samples[1].key]),
+    ]

@@ -247,7 +247,7 @@ def test_images_are_read_while_the_network_predicts(
 ) -> None:
     """The network finds the image that follows read already, and never more than a few."""
     write_images(tmp_path, 2 * AHEAD)
-    read, label = samples_module.read_sample, Teacher.label
+    read, decide = samples_module.read_sample, Teacher.decide
     more, keys, predicted, most = threading.Condition(), [], [], []
 
     def watched(sample: Sample, schema: ClassSchema) -> object:
@@ -262,10 +262,10 @@ def test_images_are_read_while_the_network_predicts(
         with more:
             assert more.wait_for(lambda: len(keys) >= min(len(predicted) + 1, 2 * AHEAD), timeout=300)
             most.append(len(keys) - len(predicted))
-        return label(self, *args, **options)
+        return decide(self, *args, **options)
 
     monkeypatch.setattr(samples_module, "read_sample", watched)
-    monkeypatch.setattr(Teacher, "label", predict)
+    monkeypatch.setattr(Teacher, "decide", predict)
     teacher = load_teacher(tiny_teacher)
     last = last_of(evaluate_network(teacher, tmp_path / "images", tmp_path / "truth", [1.0]))
     assert last.done == len(keys) == 2 * AHEAD
