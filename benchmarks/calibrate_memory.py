@@ -19,8 +19,8 @@ import psutil
 from PIL import Image
 from stand_in import StandInDecision
 
-from pipeline.calibrating import count_samples
 from pipeline.calibration_counts import CalibrationCounts
+from pipeline.calibration_samples import count_samples
 from pipeline.calibration_state import CalibrationState
 from pipeline.decider import Image as Pixels
 from pipeline.samples import collect_samples

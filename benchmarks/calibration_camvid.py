@@ -20,14 +20,13 @@ import numpy as np
 import torch
 
 from pipeline.calibrate_settings import CalibrateSettings
-from pipeline.calibrating import count_samples
 from pipeline.calibration_counts import CalibrationCounts, PixelCounts
 from pipeline.calibration_file import Calibration
+from pipeline.calibration_samples import count_samples
 from pipeline.calibration_state import CalibrationState
 from pipeline.quality import ClassQuality, Quality
 from pipeline.samples import Sample, collect_samples
 from pipeline.teacher_decider import TeacherDecider
-from pipeline.teacher_source import TeacherSource
 from pipeline.threshold_choice import ChoiceRule, ClassChoice, choose_thresholds
 from teacher import Teacher, load_teacher
 
@@ -38,7 +37,7 @@ CONSTANTS = (0.5, 0.9)
 def count(samples: Sequence[Sample], settings: CalibrateSettings, teacher: Teacher, saved: Path) -> list[PixelCounts]:
     """Count each image, or read what an earlier call has counted."""
     if not saved.is_file():
-        decider = TeacherDecider(teacher, TeacherSource.of(settings, teacher, (0.0,)))
+        decider = TeacherDecider(teacher, settings.way(teacher, temperature=1.0))
         nothing = CalibrationState(CalibrationCounts.nothing(len(teacher.schema), settings.keep_steps))
         # of blocks larger than the set all that was counted is open: what an image adds to it is the image's
         found = [replace(nothing, counts=replace(nothing.counts, block=len(samples) + 1))]

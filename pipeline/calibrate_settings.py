@@ -5,13 +5,15 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from pipeline.decision_way import DecisionWay
 from pipeline.provenance import DECISION_RULE, decisive_scales
 from pipeline.settings import Scales
 from pipeline.threshold_choice import ChoiceRule
 from storage.layouts import Layout
 from storage.schema import Ids
-from storage.soft_store import DEFAULT_STEPS, MAX_STEPS, Keep, level_of
+from storage.soft_store import DEFAULT_STEPS, MAX_STEPS, level_of
 from teacher import Teacher
+from teacher.fusion import scales_of
 from teacher.networks.prediction import Fusion
 from teacher.precision import Precision
 
@@ -58,24 +60,15 @@ class CalibrateSettings(ChoiceRule):
         return self
 
     @property
-    def keep(self) -> Keep:
-        """What the teacher has to say of each pixel beside its label."""
-        return "confidence"
-
-    @property
     def rule(self) -> ChoiceRule:
         """How the thresholds are chosen from the counts."""
         return ChoiceRule(**self.model_dump(include=set(ChoiceRule.model_fields)))
 
-    @property
-    def save_attention(self) -> bool:
-        """Whether the teacher has to say how much each scale counted."""
-        return False
-
-    @property
-    def temperature(self) -> float:
-        """That the logits are divided by before one is fitted."""
-        return 1.0
+    def way(self, teacher: Teacher, temperature: float) -> DecisionWay:
+        """How the teacher decides: the confidence of every pixel's class is kept, however low it is."""
+        fusion = teacher.fusion(self.fusion)
+        scales = scales_of(fusion, self.scales)[::-1]
+        return DecisionWay(scales, fusion, self.flip, (0.0,), "confidence", self.keep_steps, temperature)
 
     def decisive(self, teacher: Teacher) -> dict[str, Any]:
         """What decides the class and the confidence of each pixel, as plain values: no paths, no device."""
@@ -86,6 +79,6 @@ class CalibrateSettings(ChoiceRule):
             **decisive_scales(teacher, self.scales, self.fusion),
             "flip": self.flip,
             "precision": self.precision,
-            "temperature": self.temperature,
+            "temperature": 1.0,  # until one is fitted
             "decision_rule": DECISION_RULE,
         }

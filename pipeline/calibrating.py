@@ -23,7 +23,6 @@ from pipeline.calibration_state import CalibrationState, read_state, refuse_othe
 from pipeline.guard import refuse_trained_images
 from pipeline.samples import Sample, collect_samples, fingerprint_files
 from pipeline.teacher_decider import TeacherDecider
-from pipeline.teacher_source import TeacherSource
 from pipeline.temperature import TemperatureSums, fit_samples
 from pipeline.threshold_choice import choose_thresholds
 from storage.atomic_file import as_ours
@@ -177,8 +176,7 @@ class CalibrationRun:
         with self._alone():
             self._refuse_overtaken(read_state(saved, self.measured).done, self.state.done)
             self.state.save(saved, self.measured)  # what cannot be saved should not be begun
-            source = TeacherSource.of(settings, self.teacher, (0.0,))
-            decider = TeacherDecider(self.teacher, replace(source, temperature=self.measured["temperature"]))
+            decider = TeacherDecider(self.teacher, settings.way(self.teacher, self.measured["temperature"]))
             last, last_saved = self.state, time.monotonic()
             try:
                 for state in count_samples(self.samples, self.teacher.schema, decider, self.state):

@@ -24,7 +24,7 @@ from pipeline.plan_making import PlanMaker
 from pipeline.provenance import decisive_settings, label_provenance, scales_with_attention
 from pipeline.run_folder import claim, list_failures, opened_run, record_plan, refuse_foreign
 from pipeline.settings import LabelSettings, settings_digest, thresholds_by_class
-from pipeline.teacher_decider import TeacherDecider
+from pipeline.teacher_decider import TeacherDecider, way_of
 from pipeline.teacher_source import TeacherSource
 from pipeline.workers import OneProcess, Workers
 from storage.account import ByteAccount
@@ -219,14 +219,14 @@ class LabelRun:
             None if self._keeper is None else replace(self._keeper, workspace=workspace),
             self._attention_scales,
         )
-        source = TeacherSource.of(settings, self.teacher, self._thresholds)
+        way = way_of(settings, self.teacher, self._thresholds)
         if not settings.is_distributed or not self.plan.to_do_count:
             job = replace(job, workspace=self.workspace)
             threads = plan_here(on_cuda=self.teacher.device.type == "cuda")
-            return OneProcess(Labeller(job, TeacherDecider(self.teacher, source), threads))
+            return OneProcess(Labeller(job, TeacherDecider(self.teacher, way), threads))
         from pipeline.dask_open import open_dask_workers  # dask takes half a second that one process has no use for
 
-        return open_dask_workers(settings, job, source, self._account)
+        return open_dask_workers(settings, job, TeacherSource.of(settings, self.teacher, way), self._account)
 
     @property
     def thresholds_off_grid(self) -> tuple[float, ...]:

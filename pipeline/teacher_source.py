@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 from pipeline.decider import Decider
+from pipeline.decision_way import DecisionWay
 from storage.errors import CheckpointError
 from storage.object_io import file_digest
 from storage.schema import ClassSchema
-from storage.soft_store import Keep
 
 if TYPE_CHECKING:
-    from pipeline.calibrate_settings import CalibrateSettings
     from pipeline.settings import LabelSettings
     from teacher import Teacher
-    from teacher.networks.prediction import Fusion
     from teacher.precision import Precision
 
 
@@ -60,29 +58,15 @@ class TeacherSource:
     schema: ClassSchema
     device: str
     precision: str
-    scales: tuple[float, ...]
-    """At which it predicts."""
-    fusion: "Fusion"
-    flip: bool
-    thresholds: tuple[float, ...]
-    """One for all classes, or one a class."""
-    keep: Keep
-    keep_steps: int
     compiled: bool
-    temperature: float = 1.0
-    attention: bool = False
-    """Whether it is to say how much each scale counts."""
+    way: DecisionWay
 
     @classmethod
-    def of(
-        cls, settings: "LabelSettings | CalibrateSettings", teacher: "Teacher", thresholds: tuple[float, ...]
-    ) -> Self:
+    def of(cls, settings: "LabelSettings", teacher: "Teacher", way: DecisionWay) -> Self:
         """The source of a teacher that was loaded as the settings say."""
-        from teacher.fusion import scales_of
         from teacher.references import resolved
 
         file = _file_of(settings)
-        fusion = teacher.fusion(settings.fusion)
         return cls(
             name=None if settings.weights is None and file is not None else resolved(settings.teacher, Path.cwd()),
             file=None if file is None else file.absolute(),
@@ -91,15 +75,8 @@ class TeacherSource:
             schema=teacher.schema,
             device=settings.device,
             precision=settings.precision,
-            scales=scales_of(fusion, settings.scales)[::-1],
-            fusion=fusion,
-            flip=settings.flip,
-            thresholds=thresholds,
-            keep=settings.keep,
-            keep_steps=settings.keep_steps,
             compiled=settings.compiled,
-            temperature=settings.temperature,
-            attention=settings.save_attention,
+            way=way,
         )
 
     def at(self, file: Path) -> Self:
@@ -121,10 +98,10 @@ class TeacherSource:
         )
         if teacher.digest != self.digest:
             raise CheckpointError(f"{name} is another teacher than the one that the run was started with")
-        return TeacherDecider(teacher, self, limit), teacher.device.type
+        return TeacherDecider(teacher, self.way, limit), teacher.device.type
 
 
-def _file_of(settings: "LabelSettings | CalibrateSettings") -> Path | None:
+def _file_of(settings: "LabelSettings") -> Path | None:
     """The one file that holds the teacher, where there is one."""
     from teacher.references import Reference
 
