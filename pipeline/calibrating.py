@@ -25,7 +25,6 @@ from pipeline.samples import Sample, collect_samples, fingerprint_files
 from pipeline.teacher_decider import TeacherDecider
 from pipeline.temperature import TemperatureSums, fit_samples
 from pipeline.threshold_choice import choose_thresholds
-from storage.atomic_file import as_ours
 from storage.errors import LabelError, WorkspaceError
 from storage.new_folder import locked
 from storage.schema import load_schema
@@ -219,10 +218,6 @@ class CalibrationRun:
     def _alone(self) -> Iterator[None]:
         """Hold the folder of what is under way for this process, and sweep up what a killed one left half written."""
         folder = state_folder(self.settings.out)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise as_ours(f"cannot make {folder}", error) from error
         with locked(folder / ".lock", self.settings.out):
             remove_partial_files(folder)
             yield

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from storage.atomic_file import as_ours
 from storage.errors import AutocoarseError, WorkspaceError
+from storage.lock_look import LOOK_SECONDS
 
 
 @contextmanager
@@ -30,10 +31,6 @@ def new_folder(out: Path, refuse: Callable[[Path], None]) -> Iterator[Path]:
     out = out.resolve()
     scratch = out.with_name(f".{out.name}.partial")
     new, old = scratch / "new", scratch / "old"
-    try:
-        scratch.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise as_ours(f"cannot write {out}", error) from error
     with locked(scratch / ".lock", out):
         try:
             _put_back(old, out)
@@ -65,15 +62,21 @@ def locked(file: Path, out: Path) -> Iterator[None]:
     """Hold a lock; the system releases it when the process ends, however it ends.
 
     Args:
-        file: the lock; its folder exists.
+        file: the lock; its folder is made. Who holds it may remove it, folder and all.
         out: what is made under it, for the message.
 
     Raises:
         WorkspaceError: another process has it, or it cannot be written.
     """
-    lock = FileLock(file, timeout=0)
+    # tried for a moment: a file that was removed before its holder let it go is not the one that others find then
+    lock = FileLock(file, timeout=LOOK_SECONDS)
     try:
-        lock.acquire()
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except FileNotFoundError:  # its holder has removed the folder just now
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
     except Timeout as error:
         raise WorkspaceError(f"another autocoarse process makes {out} now; wait for it or stop it") from error
     except OSError as error:
