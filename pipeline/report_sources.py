@@ -107,7 +107,7 @@ def find_sources(settings: ReportSettings) -> Sources:
         pixels={layer: _pixels(where, schema) for layer, where in found.runs.items()},
         store=store,
         table=table,
-        notes=(*found.notes, *missing, *_strangers(items, folder), *_absent(items, found.sets, store, run)),
+        notes=(*found.notes, *missing, *_strangers(items, folder), *_absent(items, found.sets, store, run, command)),
     )
 
 
@@ -262,7 +262,11 @@ def _strangers(items: Collection[ReportItem], images: Path | None) -> list[str]:
 
 
 def _absent(
-    items: Iterable[ReportItem], sets: Mapping[Layer, Collection[str]], store: SoftStore | None, run: Workspace
+    items: Iterable[ReportItem],
+    sets: Mapping[Layer, Collection[str]],
+    store: SoftStore | None,
+    run: Workspace,
+    command: str,
 ) -> list[str]:
     """What would bring the parts of a report that are missing."""
     given = {layer for item in items for layer in item.labels}
@@ -277,5 +281,12 @@ def _absent(
     if "truth" not in sets:
         notes.append("Errors are not known without a ground truth: --truth DIR.")
     if store is None:
-        notes.append("No confidence was kept: `label --keep confidence` keeps it, for its histogram and curves.")
+        where = (
+            "of the run whose labels were merged"
+            if command == "merge"
+            else "of this run, of the one that `rethreshold` made it of, or of all the parts that `gather` joined"
+        )
+        notes.append(
+            f"No confidence was kept, for its histogram and curves: it is with the `label --keep confidence` {where}."
+        )
     return notes

@@ -183,6 +183,7 @@ def test_without_anything_to_compare_with_the_page_says_what_would_bring_it(sett
     assert summary.classes[0].pixels_coarse is None
     assert summary.classes[0].threshold == 0.5
     assert {"--coarse", "--truth", "--keep"} <= set(re.findall(r"--\w+", " ".join(summary.notes)))
+    assert any("of the one that `rethreshold` made it of" in note for note in summary.notes), "it may be such a run"
     assert set(column(made, "disagreement").values()) == {None}
     assert [plot.path for plot in summary.plots] == ["plots/long-tail.png", "plots/labels.png"]
     for plot in summary.plots:
@@ -416,6 +417,8 @@ def test_merged_labels_are_shown_beside_those_that_they_are_from(settings: Label
     assert gone.layers == ("coarse", "merged")
     assert gone.classes[0].pixels_auto is None
     assert any("auto labels that were merged are not found" in note for note in gone.notes)
+    (confidence,) = [note for note in gone.notes if "confidence" in note]
+    assert confidence.endswith("`label --keep confidence` of the run whose labels were merged.")
 
 
 @pytest.mark.parametrize(
