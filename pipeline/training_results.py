@@ -23,6 +23,7 @@ from pipeline.training_settings import TrainSettings
 from pipeline.training_state import TrainingFolder
 from pipeline.training_step import Trainer
 from pipeline.training_validation import validate_together
+from storage.errors import ImageError
 from storage.schema import ClassSchema
 from teacher import Teacher
 from teacher.checkpoint import load_checkpoint, save_checkpoint
@@ -67,14 +68,24 @@ class Results:
         return dict(zip(self.names, (self._folder.checkpoint, self._folder.raw_checkpoint), strict=False))
 
     def in_use(self, name: str) -> Generator[TrainProgress, None, nn.Module]:
-        """A network with the weights of one in training, and with batch norm's statistics of whole images."""
+        """A network with the weights of one in training, and with batch norm's statistics of whole images.
+
+        Raises:
+            ImageError: an image for the statistics has become unreadable.
+        """
         trained = self._trainer.network if name == "raw" else self._trainer.average
         assert trained is not None, "one of the names"
         network = self._network({key: tensor.clone() for key, tensor in trained.state_dict().items()}, name)
         if self._settings.precise_bn:
             samples = self._data.index.samples
-            for done, total in take_statistics(network, self._spec, self._settings, samples, self._fabric):
-                yield TrainProgress("statistics", done, total)
+            try:
+                for done, total in take_statistics(network, self._spec, self._settings, samples, self._fabric):
+                    yield TrainProgress("statistics", done, total)
+            except ImageError as error:
+                raise ImageError(
+                    f"{error}. Batch norms take their statistics from it: put it back as it was, and run the same "
+                    f"command again, which goes on from the last saved state"
+                ) from error
         return network
 
     def _network(self, weights: StateDict, where: str) -> nn.Module:

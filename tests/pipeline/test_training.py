@@ -589,6 +589,22 @@ def test_batch_norms_alone_are_other_where_whole_images_are_seen(data: Path) -> 
     assert changed == {"running_mean", "running_var", "num_batches_tracked"}
 
 
+def test_an_image_that_is_gone_when_statistics_are_taken_is_told_and_the_run_goes_on_with_it(data: Path) -> None:
+    """The error says which image and what to do; with the image back the same command ends the run, without a step."""
+    settings, image = settings_for(data, steps=2), data / "fine_images/town/1.png"
+    content, training = image.read_bytes(), train(settings)
+    for progress in training:
+        if (progress.phase, progress.done) == ("training", 2):
+            break
+    image.unlink()
+    with pytest.raises(ImageError, match=r"town/1\.png: .* put it back as it was, and run the same command again"):
+        list(training)
+    image.write_bytes(content)
+    result, steps = run(settings)
+    assert result.steps == 2
+    assert "training" not in {step.phase for step in steps if not step.message}
+
+
 def test_checkpoint_of_somebody_else_never_becomes_a_result(data: Path) -> None:
     """Where the result is not written yet, a raw.pt that lies there, of another run or a killed one, is made anew."""
     run(settings_for(data, steps=2, seed=1))
