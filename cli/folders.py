@@ -1,4 +1,4 @@
-"""The option type of folders: on this machine's disks, or in a store where a command can work with one."""
+"""The option types of paths: on this machine's disks, or of folders in a store where a command can work with one."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,22 @@ from storage.errors import SettingsError
 from storage.paths import as_path, is_url
 
 
-class Folder(click.Path):
+class LocalPath(click.Path):
+    """A path on this machine's disks; what is wrong with one is told with all of it.
+
+    Which folder that is from may not be plain: a relative path may stand in a settings file that lies elsewhere.
+    """
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 - as in the base
+        """As the base does."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            where = Path(value).absolute()
+            self.fail(error.message if where == Path(value) else f"{error.message} In full it is {where}.", param, ctx)
+
+
+class Folder(LocalPath):
     """A folder on this machine's disks; of a command that reads and writes stores also a URL.
 
     Args:

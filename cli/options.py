@@ -9,13 +9,13 @@ from typing import Any
 
 import click
 
-from cli.folders import Folder
+from cli.folders import Folder, LocalPath
 from cli.option_types import ByteSize, ClassThresholds, Names, Numbers, PixelSize, SchemaOrCount
 from storage.object_io import read_file
 from storage.paths import as_path, is_remote
 
 FOLDER = Folder(exists=True, urls=False)
-FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+FILE = LocalPath(path_type=Path, dir_okay=False, exists=True)
 OUT = Folder(exists=False, urls=False)
 OUT_FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -144,7 +144,8 @@ settings_option = click.option(
     expose_value=False,
     callback=_read_settings,
     help=(
-        "TOML with a table per command, such as [label], that stands for these flags; flags win. Or one that comes "
+        "TOML with a table per command, such as [label], that stands for these flags; flags win. Its relative "
+        "paths are from the folder in which the command is started. Or one that comes "
         f"with autocoarse: {', '.join(recipe_names())}."
     ),
 )

@@ -87,6 +87,23 @@ def test_a_value_of_another_type_is_a_usage_error(tmp_path: Path, command: str, 
     assert expected in result.stderr
 
 
+def test_relative_paths_are_from_the_folder_where_one_is_and_told_in_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path in a file that lies elsewhere is looked for where the command is started, and the error says where."""
+    (tmp_path / "elsewhere/images").mkdir(parents=True)
+    settings = tmp_path / "elsewhere/settings.toml"
+    settings.write_text('[label]\nimages = "images"\nteacher = "no.pt"\nout = "run"\n')
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["label", "--settings", str(settings)])
+    assert result.exit_code == 2
+    assert f"does not exist. In full it is {tmp_path / 'images'}." in result.stderr
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    result = CliRunner().invoke(main, ["label", "--settings", str(settings)])
+    assert result.exit_code == 2, result.stderr
+    assert f"there is no {tmp_path / 'elsewhere/no.pt'}" in result.stderr
+
+
 @pytest.mark.parametrize(
     "text", ["json = true\nclasses = 5\nbudget = 1000000", 'json = true\nclasses = "5"\nbudget = "1MB"']
 )
