@@ -15,6 +15,9 @@ from storage.object_io import file_info
 from storage.schema import ClassSchema
 from storage.workspace import Workspace
 
+IMAGE_SHA256 = "image_sha256"
+"""By what a label, and its entry, know the file that the label was made from."""
+
 
 def publish_label(
     workspace: Workspace,
@@ -32,7 +35,7 @@ def publish_label(
         workspace: the folder.
         key: of the item.
         label: what is written.
-        provenance: what it was made with, kept in the file.
+        provenance: what it was made with, kept in the file, and with it the hash of its image where an entry has one.
         form: how it is written.
         schema: its classes, where the form needs them.
         beside: other files of the item, written before the label, which is what says that the item is whole.
@@ -43,7 +46,8 @@ def publish_label(
         BudgetError: it would pass the run's budget.
     """
     path = workspace.label_path(key)
-    content = encode_label_png(label, provenance, form, schema)
+    image = {IMAGE_SHA256: more[IMAGE_SHA256]} if more.get(IMAGE_SHA256) else {}
+    content = encode_label_png(label, {**provenance, **image}, form, schema)
     workspace.publish_together([*beside, (path, content)], rows=1)
     return Entry(
         key=key,

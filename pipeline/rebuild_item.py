@@ -1,8 +1,8 @@
 """One label of a ledger that is made anew: what proves it to be of the run, and the entry that it gets.
 
-Nothing is written; threads share what is here. A label does not say which image it was made from: the image in its
-place is taken for that one where it has the label's size and is not newer than the label; where the old ledger can
-still be asked, that decides.
+Nothing is written; threads share what is here. A label says which image it was made from by its hash. Of one that was
+made before labels did, the image in its place is taken for that one where it has the label's size and is not newer than
+the label; where the old ledger can still be asked, that decides.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.publishing import IMAGE_SHA256
 from pipeline.verify_item import ItemCheck, read_label_file
 from pipeline.verify_problem import Kind, Problem
 from storage.agreement import image_agrees
@@ -76,7 +77,7 @@ class LabelProof:
             return LookedAt(found, found.made)
         try:
             entry, label = self._read(found)
-            entry = _with_image(entry, found)
+            entry = _with_image(entry, found, label.provenance.get(IMAGE_SHA256))
         except _NotProvenError as error:
             kind, reason = error.args
             return LookedAt(found, None, Problem(kind, found.key, reason, damage=False))
@@ -122,8 +123,14 @@ def _not(kind: Kind, reason: str) -> _NotProvenError:
     return _NotProvenError(kind, reason)
 
 
-def _with_image(entry: Entry, found: FoundLabel) -> Entry:
-    """The entry with its image; without one, nothing that any image agrees with."""
+def _with_image(entry: Entry, found: FoundLabel, said: str | float | None) -> Entry:
+    """The entry with its image; without one, nothing that any image agrees with.
+
+    Args:
+        entry: of the label.
+        found: the label, and the image in its place.
+        said: hash of its image, as the label says; None: it does not.
+    """
     if found.image is None:
         return entry
     try:
@@ -135,7 +142,10 @@ def _with_image(entry: Entry, found: FoundLabel) -> Entry:
         digest = file_digest(found.image)
     except (ImageError, FileNotFoundError) as error:
         raise _not("unfinished", f"its image cannot be read: {error}") from error
-    if found.before is not None and found.before.sha256 == entry.sha256:
+    if said is not None:
+        if digest != said:
+            raise _not("unfinished", "its image is not the one that the label says it was made from")
+    elif found.before is not None and found.before.sha256 == entry.sha256:
         if not image_agrees(found.before, found.image):
             raise _not("unfinished", "its image is not the one that the damaged ledger says it was made from")
     elif file.modified_ns > entry.modified_ns:

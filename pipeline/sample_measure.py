@@ -6,6 +6,7 @@ Nothing is written; what the figures say of a set is in `sample_estimate`.
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import get_args
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from pipeline.provenance import decisive_settings, label_provenance, scales_with_attention
+from pipeline.publishing import IMAGE_SHA256
 from pipeline.settings import LabelSettings, thresholds_by_class
 from storage.attention_maps import encode_map
 from storage.clean_up import remove_small_components
@@ -155,7 +157,8 @@ class TeacherMeasure:
         return int(judged.sum()), int((judged & (truth == label.values)).sum())
 
     def _provenance_of(self, settings: LabelSettings) -> Mapping[str, str | float]:
-        return label_provenance(decisive_settings(settings, self._teacher), self._teacher.schema)
+        image = {IMAGE_SHA256: sha256().hexdigest()}  # of any image: it is as long as that of another
+        return {**label_provenance(decisive_settings(settings, self._teacher), self._teacher.schema), **image}
 
     def _label_bytes(self, label: LabelMap, preset: Preset, provenance: Mapping[str, str | float]) -> int:
         form = LabelFormat(preset, self._settings.palette, self._settings.ids)

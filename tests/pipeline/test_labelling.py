@@ -17,6 +17,7 @@ from storage.errors import BudgetError, ForeignSettingsError, SettingsError, Wor
 from storage.label_png import read_label_png, read_provenance
 from storage.layouts import list_labels
 from storage.ledger import Entry, Ledger
+from storage.object_io import file_digest
 from storage.schema import ClassSchema
 from teacher import Teacher, load_teacher
 
@@ -61,12 +62,13 @@ def test_labels_mirror_the_images_and_hold_what_the_teacher_decides(
 
 
 def test_a_label_says_what_it_was_made_with(settings: LabelSettings) -> None:
-    """Provenance sits in the file: settings, teacher, classes, threshold, version."""
+    """Provenance sits in the file: settings, teacher, classes, threshold, version, and its image's hash."""
     run(settings, threshold=0.75)
     provenance = read_provenance(settings.out / "labels/a/1.png")
     assert provenance["threshold"] == 0.75
     assert provenance["teacher"] == load_teacher(settings.teacher).digest
-    assert set(provenance) == {"settings", "teacher", "classes", "threshold", "version"}
+    assert provenance["image_sha256"] == file_digest(settings.images / "a/1.png")
+    assert set(provenance) == {"settings", "teacher", "classes", "threshold", "version", "image_sha256"}
 
 
 def test_a_second_run_does_nothing(settings: LabelSettings) -> None:
