@@ -3,23 +3,16 @@
 It finds classes by name or by a table and refuses what is in doubt. It neither loads teachers nor adds anything up.
 """
 
-import re
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import tomli_w
 
 from storage.class_matching import match_by_name, match_by_synonym
-from storage.class_names import clean, guess, key, near, synonym_keys, told_apart
+from storage.class_names import clean, guess, near
 from storage.errors import SettingsError
-from storage.schema import ClassInfo, ClassSchema
-
-MAX_LABELS = 4096
-"""Of a teacher; the largest published lists have under 4,000."""
-
-MAX_NAME = 300
-"""Characters of a label's name; the longest of ADE20K has 113."""
+from storage.model_labels import MAX_NAME, are_placeholders, unique_names
+from storage.schema import ClassSchema
 
 SHOWN = 12
 """Lines of a proposal that an error shows."""
@@ -71,7 +64,7 @@ def match_classes(
     Raises:
         SettingsError: the table names what is no label or no class, or leaves labels out; or no label is any class.
     """
-    names = _names(labels)
+    names = unique_names(labels)
     if not names:
         raise SettingsError("the teacher has no labels, so none can be a class")
     if table is None:
@@ -97,7 +90,7 @@ def propose(labels: Sequence[str], schema: ClassSchema) -> dict[str, str | None]
     Raises:
         SettingsError: the labels are no names.
     """
-    names = _names(labels)
+    names = unique_names(labels)
     found = match_by_synonym(labels, names, schema)
     guesses = iter(guess([label for label, i in zip(labels, found, strict=True) if i is None], schema.names))
     chosen = [next(guesses) if i is None else i for i in found]
@@ -109,7 +102,7 @@ def table_text(labels: Sequence[str], schema: ClassSchema) -> str:
 
     Guesses are marked by a comment. What `tomllib` reads of it as "classes" is a table for `match_classes`.
     """
-    proposed, sure = propose(labels, schema), match_by_synonym(labels, _names(labels), schema)
+    proposed, sure = propose(labels, schema), match_by_synonym(labels, unique_names(labels), schema)
     lines = [
         f"# Which class of {clean(schema.name)} each label of the teacher is. Labels of one class are added up;",
         '# "" is no class: such pixels are not labelled. Check the guesses.',
@@ -120,96 +113,6 @@ def table_text(labels: Sequence[str], schema: ClassSchema) -> str:
     if absent := [clean(name) for name in schema.names if name not in proposed.values()]:
         lines.append(f"# Never predicted, as no label is one: {', '.join(absent)}.")
     return "\n".join(lines) + "\n"
-
-
-def schema_of_labels(labels: Sequence[str], name: str) -> ClassSchema:
-    """The schema of a teacher's own labels, in their order; source ids are the class indices.
-
-    A name with synonyms ("car, auto, automobile") is cut to the first where that tells the classes apart. An empty
-    name becomes "unnamed 3", and a repeated one "sky (label 3)", by the label's position.
-
-    Raises:
-        SchemaError: there are no labels, or more than label files can hold.
-        SettingsError: there are far more, or such as are no names.
-    """
-    names = _names(labels)
-    count = Counter(first for label in names for first in synonym_keys(label)[:1])
-    classes = []
-    for index, (label, own) in enumerate(zip(labels, names, strict=True)):
-        short, *synonyms = [part for part in map(clean, label.split(",")) if key(part)] or [own]
-        if count[key(short)] > 1 or own != clean(label):
-            short, synonyms = own, []
-        classes.append(ClassInfo(short, bit_colour(index + 1), (index,), tuple(synonyms)))
-    return ClassSchema(name, tuple(classes))
-
-
-def labels_of_config(config: object, name: str) -> tuple[str, ...]:
-    """The labels of a transformers model in the order of its outputs.
-
-    Args:
-        config: the parsed `config.json`; its "id2label" has integers for keys, or texts of them, in any order.
-        name: of the model or file, for errors.
-
-    Raises:
-        SettingsError: there are none, they have gaps, or they are no names.
-    """
-    table = config.get("id2label") if isinstance(config, Mapping) else None
-    if not isinstance(table, Mapping) or not table:
-        raise SettingsError(f'{name}: expected a model\'s configuration with a table "id2label" of its labels')
-    if len(table) > MAX_LABELS:
-        raise SettingsError(f"{name}: id2label has {len(table)} labels, expected at most {MAX_LABELS}")
-    labels: dict[int, str] = {}
-    for number, label in table.items():
-        output = _output(number)
-        if output is None:
-            shown = repr(number[:40]) if isinstance(number, str) else type(number).__name__
-            raise SettingsError(f"{name}: id2label has the id {shown}, expected the numbers of outputs, from 0")
-        if not isinstance(label, str) or len(label) > MAX_NAME or not label.isprintable():
-            raise SettingsError(f"{name}: id2label names {output} by no text of at most {MAX_NAME} printable letters")
-        if output in labels:
-            raise SettingsError(f"{name}: id2label names {output} twice")
-        labels[output] = label
-    if missing := [i for i in range(len(labels)) if i not in labels]:
-        raise SettingsError(
-            f"{name}: id2label has {len(labels)} labels, but none of the id {missing[0]}; outputs cannot be told from "
-            f"ids with gaps, so write out what each output is, from 0"
-        )
-    return tuple(labels[i] for i in range(len(labels)))
-
-
-def _output(number: object) -> int | None:
-    if isinstance(number, str) and re.fullmatch("0|[1-9][0-9]{0,8}", number):
-        return int(number)
-    return number if type(number) is int and 0 <= number < 10**9 else None
-
-
-def are_placeholders(labels: Sequence[str]) -> bool:
-    """Whether the labels are those that transformers writes where nobody named them: LABEL_0, LABEL_1, ..."""
-    return all(re.fullmatch("LABEL_[0-9]+", label) for label in labels)
-
-
-def bit_colour(index: int) -> tuple[int, int, int]:
-    """The colour of a class in the palette of Pascal VOC: 0 is black, and 0..255 are all different.
-
-    Bits of the index go in turns to red, green and blue, the lowest to the highest bit of the colour. Source: VOCcode
-    of the VOC development kit, VOClabelcolormap.
-    """
-    red = green = blue = 0
-    for shift in range(7, -1, -1):
-        red |= (index & 1) << shift
-        green |= (index >> 1 & 1) << shift
-        blue |= (index >> 2 & 1) << shift
-        index >>= 3
-    return red, green, blue
-
-
-def _names(labels: Sequence[str]) -> tuple[str, ...]:
-    if len(labels) > MAX_LABELS or any(len(label) > MAX_NAME for label in labels):
-        raise SettingsError(
-            f"the teacher has {len(labels)} labels of up to {max(map(len, labels))} characters, expected at most "
-            f"{MAX_LABELS} labels of at most {MAX_NAME}; are these names?"
-        )
-    return told_apart(labels)
 
 
 def _by_table(

@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import json
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from storage.errors import LabelError, MissingFileError, SchemaError
+from storage.model_labels import are_placeholders, bit_colour, class_names, labels_of_config
 
 IGNORE = 255
 """The one label value that is no class."""
@@ -276,10 +278,18 @@ def load_schema(name_or_file: str) -> ClassSchema:
     return ClassSchema.from_dict(content, path.stem)
 
 
-def _schema_of_model(config: dict[str, Any], path: Path) -> ClassSchema:
-    # imported here, as the module knows schemas and so cannot come first
-    from storage.class_table import are_placeholders, labels_of_config, schema_of_labels
+def schema_of_labels(labels: Sequence[str], name: str) -> ClassSchema:
+    """The schema of a teacher's own labels, in their order, named as in `class_names`; source ids are class indices.
 
+    Raises:
+        SchemaError: there are no labels, or more than label files can hold.
+        SettingsError: there are far more, or such as are no names.
+    """
+    classes = enumerate(class_names(labels))
+    return ClassSchema(name, tuple(ClassInfo(own, bit_colour(i + 1), (i,), others) for i, (own, others) in classes))
+
+
+def _schema_of_model(config: dict[str, Any], path: Path) -> ClassSchema:
     labels = labels_of_config(config, str(path))
     if are_placeholders(labels):
         raise SchemaError(

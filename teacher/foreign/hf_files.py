@@ -10,8 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from storage.class_table import MAX_LABELS, are_placeholders, labels_of_config
 from storage.errors import CheckpointError, MissingFileError, SettingsError
+from storage.model_labels import MAX_LABELS, are_placeholders, labels_of_config
 
 Config = dict[str, Any]
 

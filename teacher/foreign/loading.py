@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from storage.class_table import ClassTable, match_classes, schema_of_labels
+from storage.class_table import ClassTable, match_classes
 from storage.errors import CheckpointError, SettingsError
-from storage.schema import ClassSchema, load_schema
+from storage.schema import ClassSchema, load_schema, schema_of_labels
 from teacher.description import Description, EnsembleTable, ModelTable, read_description, refuse_circles
 from teacher.device import find_device
 from teacher.ensemble import EnsemblePredictor

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.class_names import clean, guess, key, near
-from storage.class_table import SHOWN, ClassTable, bit_colour, match_classes, propose, schema_of_labels, table_text
+from storage.class_table import SHOWN, ClassTable, match_classes, propose, table_text
 from storage.errors import SchemaError, SettingsError
-from storage.schema import ClassSchema, builtin_schemas, load_schema
+from storage.model_labels import bit_colour
+from storage.schema import ClassSchema, builtin_schemas, load_schema, schema_of_labels
 
 # "Ab" and "a-b" have one key, and synonyms of one list are names of the other
 NAMES = st.text("aAb, -_(ß\n", max_size=6) | st.sampled_from(["sky", "road, route", "route", "street", "LABEL_0"])

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.class_table import MAX_LABELS, labels_of_config, match_classes
+from storage.class_table import match_classes
 from storage.errors import SchemaError, SettingsError
+from storage.model_labels import MAX_LABELS, labels_of_config
 from storage.schema import load_schema
 
 WriteConfig = Callable[[Any], Path]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights
 
-from storage.class_table import bit_colour
+from storage.model_labels import bit_colour
 from storage.schema import ALIASES, IGNORE, ClassSchema, builtin_schemas, load_schema
 
 
