@@ -13,6 +13,9 @@ from teacher.fusion import scales_of, size_at_scale
 from teacher.networks.registry import NetworkSpec
 from teacher.networks.shapes import refusal, takes_any_size
 
+_WHOLE = (96, 64)
+"""(height, width) of an image that any encoder of a teacher takes; there are such as take multiples of 32 only."""
+
 _LOOKED_AT = 50
 """Images of a set whose sizes are looked at."""
 
@@ -29,15 +32,16 @@ def check_sizes(settings: TrainSettings, samples: Sequence[Sample], validation: 
         A warning where the network will not be able to label whole images such as it learns from.
 
     Raises:
-        SettingsError: the encoder takes no crops, or no images to validate on, of such a size; or the network cannot
-            be built.
+        SettingsError: the encoder takes one size only, or no crops, or no images to validate on, of such a size; or
+            the network cannot be built.
         ImageError: the header of an image cannot be read.
     """
     spec = settings.spec(1)
+    if found := _refused(spec, _WHOLE, (1.0,)):
+        raise SettingsError(f"{found}: it is made for another size, and could label no other. Choose another --encoder")
     low = (1.0, 0.5) if spec.attention == "hierarchical" else (1.0,)
     if found := _refused(spec, settings.crop, spec.attention_scales or low):
-        single = "" if low == (1.0,) else "--attention single, "
-        raise SettingsError(f"--crop: {found}. Choose another --crop, {single}or another --encoder")
+        raise SettingsError(f"--crop: {found}. Choose another --crop, or another --encoder")
     if takes_any_size(spec):
         return
     scales = spec.attention_scales or scales_of(spec.attention, settings.scales)

@@ -17,11 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from storage.errors import SettingsError
+from storage.out_of_memory import is_out_of_memory
 from teacher.networks.prediction import ScalePrediction
 
-_PROBE = (32, 48)
-"""Height and width of the image by which a network shows what follows what. Any size would do, and all that is computed
-on the way is kept."""
+_PROBE = (32, 64)
+"""Height and width of the image by which a network shows what follows what. All that is computed on the way is kept;
+there are encoders that take multiples of 32 only."""
 
 
 def _remainders() -> dict[type[nn.Module], Callable[[Any], nn.Module]]:
@@ -83,6 +84,9 @@ def find_pairs(network: nn.Module) -> list[Pair]:
 
     Returns:
         The pairs in the order in which they are run.
+
+    Raises:
+        SettingsError: the network does not take that image, and so is made for images of another size only.
     """
     convolutions = {
         id(m.weight): name for name, m in network.named_modules() if isinstance(m, nn.Conv2d) and not m.training
@@ -98,7 +102,15 @@ def find_pairs(network: nn.Module) -> list[Pair]:
     # in inference mode a convolution would be seen in another form
     watch = _Watch(convolutions, norms)
     with torch.inference_mode(mode=False), torch.no_grad(), watch:
-        prediction = network(image, attend=True)
+        try:
+            prediction = network(image, attend=True)
+        except (AssertionError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
+            raise SettingsError(
+                f"the network takes images of some sizes only, and none of {_PROBE[1]}x{_PROBE[0]} ({error}): a "
+                f"teacher must take those that it labels; train one on another encoder"
+            ) from error
     return watch.pairs(prediction)
 
 

@@ -84,32 +84,35 @@ def test_weights_that_cannot_be_used_are_refused_before_the_first_step(data: Pat
         list(work(settings_for(data, start_weights=None, encoder_weights=data / "nowhere.pth")))
 
 
+STRICT = {"encoder": "dla34", "output_stride": 32, "crop": (64, 64), "attention": "single", "start_weights": None}
+"""An encoder that takes multiples of 32 only."""
+
+
 @pytest.mark.parametrize(
     ("changed", "problem"),
     [
-        ({"crop": (256, 256)}, r"--crop: encoder 'coatnet_pico_rw_224' cannot take 256x256 \("),
-        ({"attention": "hierarchical"}, "cannot take 224x224, which is 112x112 at scale 0.5 .* --attention single"),
-        ({"val": True}, r"--val-images: encoder 'coatnet_pico_rw_224' cannot take 40x32 \("),
+        ({"encoder": "coatnet_pico_rw_224", "crop": (224, 224)}, "'coatnet_pico_rw_224' .* is made for another size"),
+        ({"crop": (40, 40)}, r"--crop: encoder 'dla34' cannot take 40x40 \("),
+        ({"crop": (32, 32), "attention": "hierarchical"}, "cannot take 32x32, which is 16x16 at scale 0.5"),
+        ({"val": True}, r"--val-images: encoder 'dla34' cannot take 40x32 \("),
         ({"encoder": "vit_tiny_patch16_224"}, "cannot be used by deeplabv3plus"),
     ],
-    ids=["crop", "scale", "validation", "none"],
+    ids=["one size", "crop", "scale", "validation", "none"],
 )
 def test_sizes_that_an_encoder_cannot_take_are_refused_before_any_label_is_read(
     data: Path, changed: dict[str, Any], problem: str
 ) -> None:
-    """Crops and images to validate on that the encoder is not made for end a run at its start."""
-    fixed = {"encoder": "coatnet_pico_rw_224", "output_stride": 32, "crop": (224, 224), "attention": "single"}
-    if changed.pop("val", False):
+    """An encoder of one size, and crops and images to validate on that one is not made for, end a run at its start."""
+    if "val" in changed:
         changed = {"val_images": data / "images_fine", "val_labels": data / "labels_fine"}
     with pytest.raises(SettingsError, match=problem):
-        list(dry_run(settings_for(data, **fixed | {"start_weights": None} | changed)))
+        list(dry_run(settings_for(data, **STRICT | changed)))
     assert not (data / "out" / "index.npz").exists()
 
 
 def test_images_that_an_encoder_cannot_take_whole_are_warned_of(data: Path) -> None:
     """What will not label whole images such as it learns from may be trained, and says so."""
-    fixed = {"encoder": "coatnet_pico_rw_224", "output_stride": 32, "crop": (224, 224), "attention": "single"}
-    (warning,) = warnings_of(list(dry_run(settings_for(data, start_weights=None, **fixed))))
+    (warning,) = warnings_of(list(dry_run(settings_for(data, **STRICT))))
     assert "cannot take 40x32" in warning
     assert "will not label whole images of that size" in warning
 

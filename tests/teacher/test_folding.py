@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from storage.errors import SettingsError
 from teacher.folding import find_pairs, fold_batch_norms
 from teacher.networks.prediction import ScalePrediction
-from teacher.networks.registry import NetworkSpec, default_spec
+from teacher.networks.registry import NetworkSpec, build_network, default_spec
 
 FillNetwork = Callable[[NetworkSpec], nn.Module]
 
@@ -178,3 +178,12 @@ def test_pairs_are_found_in_inference_mode_too() -> None:
     network = _with_statistics(_Small(nn.BatchNorm2d(4)))
     with torch.inference_mode():
         assert [tuple(pair) for pair in find_pairs(network)] == [("first", "middle")]
+
+
+def test_a_network_of_some_sizes_is_folded_and_one_of_a_single_size_refused() -> None:
+    """An encoder that takes multiples of 32 can be a teacher's; of one that is made for one size it is said why not."""
+    strict = build_network(default_spec("deeplabv3plus", 2, "dla34", output_stride=32)).eval()
+    assert find_pairs(strict)
+    single = build_network(default_spec("deeplabv3plus", 2, "coatnet_pico_rw_224", output_stride=32)).eval()
+    with pytest.raises(SettingsError, match="takes images of some sizes only, and none of 64x32"):
+        find_pairs(single)
