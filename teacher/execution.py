@@ -141,7 +141,8 @@ class _Runner:
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # noqa: BLE001 - a compiler fails in many ways, and none may cost an image
-                problem = f"the network is run without being compiled: {first_line(error)}"
+                cause = getattr(error, "inner_exception", error)  # torch names the compiler first, and then its trouble
+                problem = f"the network is run without being compiled: {first_line(cause)}"
         prediction: ScalePrediction = self.module(images, attend=attend)
         if self._compiled is not None:  # else it would have failed again: so it was the compiler's fault
             self._compiled, self.problem = None, problem

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
 
 from storage.errors import SettingsError
 from teacher.execution import Execution
@@ -129,3 +130,17 @@ def test_without_a_compiler_the_network_is_run_as_it_is(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("the network is run without being compiled: ")
+
+
+def test_what_a_compiler_complains_of_is_told(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a compiler fails, its own words are told, and not only that it failed."""
+    trouble = RuntimeError("the assembler knows no such instruction\nand much more")
+
+    def refuse(*_: object, **__: object) -> ScalePrediction:
+        raise BackendCompilerFailed(refuse, trouble, None)
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: refuse)
+    execution = Execution(_Small().eval(), CPU, compiled=True)
+    assert execution(images).logits.isfinite().all()
+    (problem,) = execution.problems
+    assert problem == "the network is run without being compiled: the assembler knows no such instruction"
