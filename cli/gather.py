@@ -8,6 +8,7 @@ import click
 
 from cli.console import Console, Failures, Progress, human_bytes
 from cli.exit_codes import ExitCode
+from cli.going_on import command_to_go_on
 from cli.options import FOLDER, OUT, json_option, settings_option, workers_option
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _say_end(run: "GatherRun", console: Console, seconds: float) -> None:
     if summary.failed:
         console.say(
             f"the reasons are in {run.workspace.failures}; run `label` of their runs again, then this command; or "
-            f"`autocoarse label --settings {run.workspace.settings}`, which makes all that is left"
+            f"`{command_to_go_on('label', run.workspace.root)}`, which makes all that is left"
         )
     console.say(f"labels: {run.workspace.labels}")
 

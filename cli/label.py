@@ -11,6 +11,7 @@ from cli.console import Console, Failures, Progress, human_bytes
 from cli.exit_codes import ExitCode, stop_where_items_failed
 from cli.folders import FOLDER_OR_URL, OUT_OR_URL
 from cli.gate_view import gate_option, judge_by_gate, stop_at_gate
+from cli.going_on import refuse_moved_run
 from cli.label_options import labelling_options, refuse_two_thresholds
 from cli.label_warnings import warn_by_model, warn_of_problems, warn_of_refused, warn_of_shortage
 from cli.option_types import ByteSize
@@ -83,6 +84,7 @@ def label(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validated
     from storage.errors import BudgetError, DiskFullError
 
     refuse_two_thresholds(click.get_current_context())
+    refuse_moved_run(click.get_current_context())
     console = Console(as_json=as_json)
     if options["palette"]:
         console.warn(

@@ -7,6 +7,7 @@ import click
 
 from cli.console import Console, Failures, Progress, human_bytes
 from cli.exit_codes import stop_where_items_failed
+from cli.going_on import refuse_moved_run
 from cli.option_types import Names, Numbers
 from cli.options import FOLDER, OUT, classes_option, ids_option, json_option, layout_option, settings_option
 
@@ -66,6 +67,7 @@ def merge(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validated
     """
     from pipeline.merging import MergeRun, MergeSettings
 
+    refuse_moved_run(click.get_current_context())
     console = Console(as_json=as_json)
     started = time.monotonic()
     with MergeRun(MergeSettings.checked(**options)) as run:

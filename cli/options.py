@@ -77,6 +77,7 @@ _FORMS: tuple[tuple[type[click.ParamType[Any]], str, Callable[[Any], bool]], ...
 def _read_settings(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
     if path is None:
         return
+    ctx.meta[SETTINGS_FILE] = path
     group = ctx.parent.command if ctx.parent else None
     tables = read_tables(path, group.list_commands(ctx) if isinstance(group, click.Group) else [])
     values = checked_table(tables.get(ctx.command.name or "", {}), ctx.command, path)
@@ -149,6 +150,9 @@ settings_option = click.option(
         f"with autocoarse: {', '.join(recipe_names())}."
     ),
 )
+SETTINGS_FILE = "autocoarse.settings"
+"""Set in the context's `meta` to the settings file, where one was given."""
+
 JSON_WANTED = "autocoarse.json"
 """Set in the context's `meta` where the command was asked for JSON, so that an error is JSON too."""
 

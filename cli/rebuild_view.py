@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cli.console import Console, Progress
 from cli.exit_codes import ExitCode
+from cli.going_on import command_to_go_on
 
 if TYPE_CHECKING:
     from pipeline.rebuild_ledger import LedgerRebuild
@@ -70,6 +71,6 @@ def _say(work: "LedgerRebuild", console: Console, seconds: float) -> None:
     if summary.aside is not None:
         console.say(f"the damaged ledger is kept as {summary.aside}; delete it when all is well")
     if summary.left or summary.without_confidence:
-        console.say(f"next: autocoarse label --settings {workspace.settings}")
+        console.say(f"next: {command_to_go_on('label', workspace.root)}")
     else:
         console.say(f"next: autocoarse verify {workspace.root}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli.console import human_bytes, human_seconds
 from cli.exit_codes import ExitCode
+from cli.going_on import command_to_go_on
 from storage.paths import is_remote
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def _bytes(run: "RunStatus") -> str:
 
 def next_steps(run: "RunStatus") -> list[str]:
     """What to do about how a run stands, the first thing first."""
-    again = f"autocoarse {run.command} --settings {run.root / 'settings.toml'}"
+    again = command_to_go_on(run.command, run.root)
     if run.at_work:
         steps = []
         if run.may_hang:

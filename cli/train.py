@@ -6,6 +6,7 @@ import click
 
 from cli.console import Console, Stages
 from cli.gate_view import gate_option
+from cli.going_on import refuse_moved_run
 from cli.option_types import Numbers
 from cli.options import FOLDER, OUT, OUT_FILE, classes_option, ids_option, json_option, layout_option, settings_option
 from cli.train_options import flags_win, recipe_options
@@ -55,6 +56,7 @@ def train(*, as_json: bool, dry_run: bool, resume: bool, **options: Any) -> None
     """
     from pipeline.training_settings import TrainSettings
 
+    refuse_moved_run(click.get_current_context())
     settings = TrainSettings.checked(**flags_win(options))
     if resume:
         _require_run(settings)

@@ -9,6 +9,7 @@ import click
 
 from cli.console import Console, Progress
 from cli.exit_codes import ExitCode
+from cli.going_on import command_to_go_on
 from cli.options import FOLDER, json_option, settings_option
 from cli.rebuild_view import rebuild_ledger
 
@@ -105,7 +106,7 @@ def _say_end(verification: "Verification", console: Console, seconds: float) -> 
     summary, repaired, root = verification.summary, verification.summary.repaired, verification.workspace.root
     rate = f"{summary.checked} labels checked in {seconds:.1f} s"
     command = verification.source.command or "label"
-    again = f"autocoarse {command} --settings {verification.workspace.settings}"
+    again = command_to_go_on(command, root)
     if not summary.damaged:
         console.say(f"{rate}: nothing is damaged")
     elif repaired is None:

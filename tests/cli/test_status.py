@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pty
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -63,6 +64,26 @@ def test_a_finished_run_is_done(settings: LabelSettings) -> None:
     assert (got["total"], got["done"], got["failed"], got["left"]) == (3, 3, 0, 0)
     assert (got["complete"], got["at_work"], got["images_per_second"]) == (True, False, None)
     assert (got["runs"][0]["run"], got["runs"][0]["state"]) == (str(run), "done")
+
+
+def test_a_moved_run_goes_on_where_it_is(settings: LabelSettings, make_image: Callable[..., object]) -> None:
+    """What is next names its folder, quoted; the settings alone would begin it anew where it was, and are refused."""
+    run = label(settings)
+    make_image(settings.images / "more.png", (40, 56), IMAGES)
+    (settings.images / "bad.png").write_text("no image")
+    moved = run.rename(run.with_name("moved run"))
+    command = f"autocoarse label --settings '{moved}/settings.toml' --out '{moved}'"
+    assert invoke(moved, "--json").exit_code == 0, "nobody has looked at the images since"
+    assert f"next: {command}\n" in CliRunner().invoke(main, ["verify", str(moved)]).stdout
+    refused = CliRunner().invoke(main, ["label", "--settings", str(moved / "settings.toml")])
+    assert refused.exit_code == 2
+    assert f"Say --out '{moved}' to go on with it" in refused.stderr
+    assert not run.exists()
+    went_on = CliRunner().invoke(main, shlex.split(command)[1:])
+    assert "labelled 1, skipped 3, failed 1 of 5" in went_on.stdout
+    assert CliRunner().invoke(main, ["label", "--settings", str(moved / "settings.toml")]).exit_code == 3, (
+        "it knows now"
+    )
 
 
 def test_failures_are_exit_code_3_and_what_is_next_makes_them(
