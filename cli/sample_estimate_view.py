@@ -1,5 +1,6 @@
 """`autocoarse estimate --teacher`: a sample labelled and measured, and what is said of it."""
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,10 @@ def _measure(
 
     # as in labelling, but that the folder one is in is no output folder just because none was given
     own = [] if settings.out == Path() else [settings.out, Workspace(settings.out).labels]
-    drawn = draw_sample(list_images(settings.images, settings.layout, exclude=own).items, sample, seed)
+    listing = list_images(settings.images, settings.layout, exclude=own)
+    drawn = draw_sample(listing.items, sample, seed)
+    nameless = tuple(reason for _, reason in listing.problems)
+    drawn = dataclasses.replace(drawn, unreadable=nameless + drawn.unreadable)
     true_labels = {} if truth is None else list_labels(truth, settings.layout, truth_ids)
     schema = None if settings.classes is None else load_schema(settings.classes)
     teacher = load_teacher(

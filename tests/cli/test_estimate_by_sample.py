@@ -167,6 +167,18 @@ def test_a_budget_within_the_interval_is_uncertain(estimate: Callable[..., Resul
     assert "uncertain" in result.stderr
 
 
+def test_images_that_would_share_a_label_are_left_out_and_told(
+    estimate: Callable[..., Result], images: Path, make_image: Callable[..., object]
+) -> None:
+    """They are in no total, as they get no label, and the reason names both."""
+    make_image(images / "a/same.png", (40, 56), 1)
+    make_image(images / "a/same.jpg", (40, 56), 1)
+    got = result_of(estimate("--json"))
+    assert got["count"] == 6
+    assert len(got["left_out"]) == 2
+    assert all("same.jpg and same.png would share the label a/same.png" in reason for reason in got["left_out"])
+
+
 def test_damaged_images_are_left_out_and_told(estimate: Callable[..., Result], images: Path) -> None:
     """A file that is no image, and one whose end is missing, stand for nothing; of nothing else there is an error."""
     (images / "a" / "note.png").write_text("no image")
