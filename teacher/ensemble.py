@@ -31,6 +31,7 @@ class EnsemblePredictor:
     """
 
     can_tile = False
+    tells_scales = False
     attention_scales: tuple[float, ...] = ()
     planned: Network | None = None
 

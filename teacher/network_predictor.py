@@ -53,6 +53,7 @@ class NetworkPredictor:
 
     has_others = False
     can_tile = True
+    tells_scales = True
     remarks: tuple[str, ...] = ()
 
     def __init__(

@@ -36,6 +36,10 @@ class Predictor(Protocol):
         """Ratios to the image that an explicit attention is over; none for the others."""
 
     @property
+    def tells_scales(self) -> bool:
+        """Whether it gives the prediction of each scale, and not one that is fused already."""
+
+    @property
     def has_others(self) -> bool:
         """Whether its last logit is of all that is no class of the schema."""
 

@@ -74,6 +74,7 @@ class ForeignPredictor:
     """
 
     can_tile = False
+    tells_scales = True
     attention_scales: tuple[float, ...] = ()
     problems: tuple[str, ...] = ()
     planned: Network | None = None

@@ -188,6 +188,14 @@ def test_attention_is_saved_only_where_there_is_one(data: Path, tiny_teacher: Pa
     assert not list((data / "run").rglob("*.png"))
 
 
+def test_no_attention_is_saved_of_several_teachers(data: Path, tiny_teacher: Path) -> None:
+    """Members fuse their scales by themselves, and the mean tells of no scale: that is refused, and nothing begun."""
+    (data / "both.toml").write_text(f'[ensemble]\nmembers = ["{tiny_teacher}", "{tiny_teacher}"]\n')
+    with pytest.raises(SettingsError, match="save_attention is for one teacher"):
+        _label(data, data / "both.toml", save_attention=True)
+    assert not list((data / "run").rglob("*.png"))
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
