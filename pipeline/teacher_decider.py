@@ -87,7 +87,12 @@ class TeacherDecider:
         self.teacher.expect(images)
 
     def decide(self, images: Sequence[Image]) -> list[Decision]:
-        """Label images of one size as one batch; errors as `Teacher.decide`."""
+        """Label images of one size as one batch.
+
+        Raises:
+            SettingsError: as `Teacher.decide`.
+            ImageError: as `Teacher.decide`; or what is predicted of one of them is no number.
+        """
         return self._decide(images)
 
     def decide_in_tiles(self, images: Sequence[Image], tile: int) -> list[Decision]:
@@ -96,9 +101,15 @@ class TeacherDecider:
 
     def _decide(self, images: Sequence[Image], tile: int | None = None) -> list[Decision]:
         how = self.how
-        return self.teacher.decide(
+        decisions = self.teacher.decide(
             images, how.scales, self._rule, flip=how.flip, tile=tile, fusion=how.fusion, attention=how.attention
         )
+        if not all(decision.finite for decision in decisions):  # a night of labels that ignore all would look fine
+            raise ImageError(
+                "the teacher predicts NaN or infinity: with precision fp16 numbers above 65504 become infinite, choose "
+                "bf16 or fp32; with these, its weights or its code are at fault"
+            )
+        return decisions
 
     def first_way(self, size: tuple[int, int], batch: int) -> Way:
         """As `TilingDecider.first_way`, by the measured memory of the network where it might not fit."""

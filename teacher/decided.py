@@ -20,6 +20,8 @@ class Decision:
     """As `labels`, how much each scale counted."""
     index: int
     """Of the image in the batch."""
+    finite: bool
+    """Whether all that was predicted of it are numbers; a pixel is ignored where they are not."""
 
     @property
     def label(self) -> Image:

@@ -59,6 +59,18 @@ def largest_logit(views: Sequence[View]) -> float | None:
     return None
 
 
+def are_numbers(views: Sequence[View]) -> bool:
+    """Whether one image's predictions are numbers; a class at minus infinity, which is ruled out, may be among them.
+
+    Elsewhere than on a CPU the host waits for the device up to twice a map: ask where `largest_logit` found nothing.
+    """
+    predictions = [prediction for view in views for prediction in view]
+    attentions = [p.attention for p in predictions if p.attention is not None]
+    return all(bool((p.logits < math.inf).all()) for p in predictions) and all(  # no comparison holds for a NaN
+        bool(((attention >= 0) & (attention <= 1)).all()) for attention in attentions
+    )
+
+
 def rounding(largest: float) -> float:
     """How far float32 may put a probability off: a bound for some sixty roundings of logits up to the largest."""
     return 2**-18 * (4 + largest)

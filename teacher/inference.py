@@ -257,7 +257,7 @@ class Teacher:
             weights = scale_weights(views, size) if attention else None
             labels = self._transfers.download(made.labels)
             kept, shares = (None if x is None else self._transfers.download(x) for x in (made.soft, weights))
-            return [Decision(labels, kept, shares, index) for index in range(len(images))]
+            return [Decision(labels, kept, shares, *one) for one in enumerate(made.finite)]
 
     def predict(
         self, images: Sequence[Image], scales: Sequence[float], fusion: Fusion | None = None

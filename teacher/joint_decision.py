@@ -27,7 +27,7 @@ from torch import Tensor
 
 from storage.schema import IGNORE
 from teacher.decision import DecisionRule, TopClasses, apply_thresholds, check_threshold, find_top, of_class, quantise
-from teacher.early_out import block_pixels, certain_blocks, largest_logit, rounding
+from teacher.early_out import are_numbers, block_pixels, certain_blocks, largest_logit, rounding
 from teacher.late_fusion import View, check_views, fuse_views, image_of, stripe_height, without_detour
 from teacher.resampling import Blocks, Runs, Stripe
 from teacher.tables import constant
@@ -50,6 +50,8 @@ class JointDecision(NamedTuple):
     soft: Tensor | None
     """(batch, plane, height, width) uint8: class, confidence code and, with top2, runner-up; None where nothing is
     kept."""
+    finite: tuple[bool, ...]
+    """For each image, whether its predictions are numbers; a pixel is ignored where they are not."""
 
 
 def decide_jointly(views: Sequence[View], size: tuple[int, int], rule: DecisionRule) -> JointDecision:
@@ -70,17 +72,18 @@ def decide_jointly(views: Sequence[View], size: tuple[int, int], rule: DecisionR
         check_threshold(threshold)
     direct = [without_detour(view, size) for view in views]
     memory = WORKING_BYTES[views[0][0].logits.device.type]
-    labels, soft = [], []
+    labels, soft, finite = [], [], []
     for index in range(len(views[0][0].logits)):
         image = [image_of(view, index) for view in direct]
         largest = largest_logit(image)
+        finite.append(largest is not None or are_numbers(image))
         if largest is None or rule.keep != "none":
             label, *planes = decide_stripes(image, size, rule, largest, memory)
             soft += planes
         else:
             label = decide_blocks(image, size, rule.thresholds, largest, memory)
         labels.append(label)
-    return JointDecision(torch.stack(labels), torch.stack(soft) if soft else None)
+    return JointDecision(torch.stack(labels), torch.stack(soft) if soft else None, tuple(finite))
 
 
 def decide_stripes(
