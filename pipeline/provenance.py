@@ -63,18 +63,18 @@ def scales_with_attention(settings: LabelSettings, teacher: Teacher) -> tuple[fl
     """The scales of which attention maps are saved, ascending; none where none are.
 
     Raises:
-        SettingsError: they are to be saved, and scales are not fused by a hierarchical attention, or by several.
+        SettingsError: they are to be saved, and scales are not fused by an attention, or by those of several teachers.
     """
     fusion = teacher.fusion(settings.fusion)
-    scales = scales_of(fusion, settings.scales)[::-1]
+    scales = tuple(sorted(teacher.predictor.attention_scales)) or scales_of(fusion, settings.scales)[::-1]
     if settings.save_attention and not teacher.predictor.tells_scales:
         raise SettingsError(
             f"save_attention is for one teacher, got {teacher.name}, of which each fuses its scales by itself: leave "
             f"it out, or take one of them"
         )
-    if settings.save_attention and (fusion != "hierarchical" or len(scales) < 2):
+    if settings.save_attention and (fusion not in ("hierarchical", "explicit") or len(scales) < 2):
         raise SettingsError(
-            f"save_attention is for several scales that are fused by a hierarchical attention, got the fusion {fusion} "
+            f"save_attention is for several scales that are fused by an attention, got the fusion {fusion} "
             f"of {len(scales)}: leave it out, or take such a teacher and more scales"
         )
     return scales if settings.save_attention else ()

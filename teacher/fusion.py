@@ -27,7 +27,8 @@ class ScaledPrediction(NamedTuple):
     logits: Tensor
     """(batch, class, h, w) float32, contiguous."""
     attention: Tensor | None
-    """Weight of this scale against the larger ones, (batch, 1, h, w) float32 in [0, 1]; None for the largest scale."""
+    """Weight of this scale against the larger ones, (batch, 1, h, w) float32 in [0, 1]; None for the largest scale. Of
+    a network that fuses its scales by itself, what each of them counts, as `ScalePrediction.attention`."""
     size: tuple[int, int]
     """(height, width) of the scaled images, to which the logits are to be enlarged."""
 
@@ -162,7 +163,8 @@ def predict_scales(
     sizes = [size_at_scale((images.shape[-2], images.shape[-1]), scale) for scale in ordered]
     predictions: list[ScaledPrediction] = []
     for number, size in enumerate(sizes):
-        attend = number > 0 and fusion == "hierarchical"  # the largest scale's attention is not used
+        # the largest scale's attention is not used
+        attend = fusion == "explicit" or (number > 0 and fusion == "hierarchical")
         logits, attention, _ = network(resize(images, size), attend=attend)
         weight = _weight(logits, attention, number, fusion)
         predictions.append(ScaledPrediction(logits.float().contiguous(), weight, size))
@@ -170,8 +172,11 @@ def predict_scales(
 
 
 def _weight(logits: Tensor, attention: Tensor | None, number: int, fusion: Fusion) -> Tensor | None:
-    """How much a scale counts against the larger ones, of which there are `number`; None for the largest."""
-    if number == 0:
+    """How much a scale counts against the larger ones, of which there are `number`; None for the largest.
+
+    With an explicit attention there is one prediction, whose attention is of the scales that it was made of.
+    """
+    if number == 0 and fusion != "explicit":
         return None
     if fusion == "average":
         return torch.full_like(logits[:, :1], 1 / (number + 1), dtype=torch.float32).contiguous()

@@ -18,6 +18,8 @@ from teacher.resampling import Stripe
 def scale_weights(views: Sequence[View], size: tuple[int, int]) -> Tensor:
     """The weight of each scale in the joint logits: what fusion makes of a map that is 1 at that scale and 0 elsewhere.
 
+    A network that fuses its scales by itself says what each counts, at its own stride: that is enlarged.
+
     Args:
         views: predictions of a batch of images, as for `teacher.joint_decision.decide_jointly`.
         size: (height, width) of the images.
@@ -41,11 +43,17 @@ def scale_weights(views: Sequence[View], size: tuple[int, int]) -> Tensor:
 
 
 def _weights(views: Sequence[View], stripe: Stripe) -> Tensor:
-    means = torch.stack([fuse(view, stripe, partial(_only, view)) for view in views]).mean(dim=0)
+    means = torch.stack([_shares(view, stripe) for view in views]).mean(dim=0)
     # each scale's share ends where those of the smaller ones and its own, rounded together, end: so none is lost
-    ends = means.flip(0).cumsum(dim=0).mul_(FULL).round_().clamp_(0, FULL)
+    ends = means.cumsum(dim=0).mul_(FULL).round_().clamp_(0, FULL)
     ends[-1] = FULL
     return ends.diff(dim=0, prepend=torch.zeros_like(ends[:1])).to(torch.uint8)
+
+
+def _shares(view: View, stripe: Stripe) -> Tensor:
+    """(scale, row, column) float32, the smallest scale first."""
+    explicit = view[0].attention  # of one scale, none but a network that fuses by itself has any
+    return fuse(view, stripe, partial(_only, view)).flip(0) if explicit is None else stripe.sample(explicit)
 
 
 def _only(view: View, number: int, own: Stripe) -> Tensor:

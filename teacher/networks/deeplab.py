@@ -99,28 +99,34 @@ class DeepLab(nn.Module):
 
         Args:
             images: normalised RGB, (batch, 3, height, width), float.
-            attend: whether the attention of the hierarchy is wanted; its head has a cost.
+            attend: whether the attention is wanted; the head of the hierarchy has a cost.
 
         Returns:
             Logits and, where there is a head for it, attention at about a quarter of the size; no auxiliary logits.
-            With an explicit attention the logits are the fused ones of all its scales.
+            With an explicit attention the logits are the fused ones of all its scales, and it tells what each counts.
 
         Raises:
             ImageError: the images are too small for the lowest scale of an explicit attention.
         """
         if self.scales:
-            return ScalePrediction(self._fused(images), None, None)
+            logits, weights = self._fused(images)
+            return ScalePrediction(logits, weights if attend else None, None)
         features = self.decoder(self.encoder(images))
         attention = self.scale_attn(features) if attend and self.scale_attn is not None else None
         return ScalePrediction(self.classifier(features), attention, None)
 
-    def _fused(self, images: Tensor) -> Tensor:
-        """The logits of all scales, weighed by the explicit attention where scale 1 has its features."""
+    def _fused(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits of all scales, weighed by the explicit attention where scale 1 has its features; and the weights.
+
+        Those are (batch, scale, h, w), the smallest scale first.
+        """
         sizes = [size_at_scale((images.shape[-2], images.shape[-1]), scale) for scale in self.scales]
         features = [self.decoder(self.encoder(resize(images, size))) for size in sizes]
         own = features[self.scales.index(1.0)]
         size = (own.shape[-2], own.shape[-1])
         assert self.scale_attn is not None, "made for the scales"
-        weights = self.scale_attn(features, size)
+        weights = self.scale_attn(features, size).split(1, dim=1)
         logits = [resize(self.classifier(each).float(), size) for each in features]
-        return torch.stack([w * each for w, each in zip(weights.split(1, dim=1), logits, strict=True)]).sum(dim=0)
+        fused = torch.stack([w * each for w, each in zip(weights, logits, strict=True)]).sum(dim=0)
+        ascending = sorted(range(len(self.scales)), key=self.scales.__getitem__)
+        return fused, torch.cat([weights[number] for number in ascending], dim=1)

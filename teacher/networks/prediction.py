@@ -22,8 +22,9 @@ class ScalePrediction(NamedTuple):
     logits: Tensor
     """Scores, (batch, class, height, width), float."""
     attention: Tensor | None
-    """How far this scale is to be trusted against the next finer one, (batch, 1, height, width) in [0, 1]; None where
-    nobody asked, or the network has no attention."""
+    """How far this scale is to be trusted against the next finer one, (batch, 1, height, width) in [0, 1]; of a network
+    that fuses its scales by itself, how much each of them counts, (batch, scale, height, width), smallest first, in sum
+    1. None where nobody asked, or the network has no attention."""
     auxiliary: Tensor | None
     """Scores of the auxiliary classifier, as `logits`; None where the network has none, or where nobody asked."""
 

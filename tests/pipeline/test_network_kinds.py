@@ -116,6 +116,23 @@ def test_an_explicit_attention_is_trained_and_labels_at_its_own_scales(data: Pat
         teacher.label([image], (1.0,), 0.0, fusion="average")
 
 
+def test_maps_of_an_explicit_attention_are_those_of_its_own_scales(data: Path) -> None:
+    """Each scale of the attention has a map, whatever scales are asked for; they are its head's, and sum to 255."""
+    result = _train(data, attention="explicit", attention_scales=(1.0, 2.0, 0.5))
+    _label(data, result.checkpoint, save_attention=True)
+    maps = {scale: np.asarray(Image.open(data / f"run/attention/{scale}/0.png"), int) for scale in ("0.5", "1", "2")}
+    assert sorted(path.name for path in (data / "run/attention").iterdir()) == sorted(maps)
+    assert (sum(maps.values()) == 255).all()
+    teacher, given = load_teacher(result.checkpoint), []
+    head = dict(teacher.predictor._execution._runner.module.named_modules())["scale_attn"]
+    head.register_forward_hook(lambda _module, _inputs, output: given.append(output))
+    teacher.label([np.array(Image.open(data / "extra/0.png"))], (1.0,), 0.0)
+    expected = 255 * torch.nn.functional.interpolate(given[0], (40, 48), mode="bilinear", align_corners=False)[0]
+    for number, scale in enumerate(teacher.predictor.attention_scales):
+        assert np.abs(maps[f"{scale:g}"] - expected[number].numpy()).max() <= 1.01
+        assert maps[f"{scale:g}"].std() > 0
+
+
 def test_no_explicit_attention_is_asked_of_others(tiny_teacher: Path) -> None:
     """A network that has no explicit attention cannot be fused by one."""
     with pytest.raises(SettingsError, match="choose hierarchical, average or single"):

@@ -235,11 +235,20 @@ def test_explicit_attention_weighs_the_logits_of_its_scales(fill_network: FillNe
             expected += weights[0][:, number : number + 1] * _average([logits], (12, 16))
     assert weights[0].shape == (1, 3, 12, 16)
     assert torch.allclose(weights[0].sum(dim=1), torch.ones(1, 12, 16))
-    assert prediction.attention is None
+    assert torch.equal(prediction.attention, weights[0])
     assert torch.allclose(prediction.logits, expected, atol=1e-4 * expected.abs().max())
     with torch.inference_mode():  # at labelling it goes through its scales by itself
         joint = hierarchical_logits(filled, image, [0.25, 1.0], "explicit")
     assert torch.allclose(joint, _average([prediction.logits], (45, 61)), atol=1e-4 * expected.abs().max())
+
+
+def test_explicit_attention_tells_what_each_scale_counts_from_the_smallest_on(fill_network: FillNetwork) -> None:
+    """Whatever the order of its scales is, the weights are given in theirs; who does not ask gets none."""
+    filled, weights = fill_network(_explicit((1.0, 2.0, 0.5))), []
+    filled.scale_attn.register_forward_hook(lambda _module, _inputs, output: weights.append(output))
+    with torch.inference_mode():
+        assert torch.equal(filled(torch.randn(1, 3, 45, 61)).attention, weights[0][:, [2, 0, 1]])
+        assert filled(torch.randn(1, 3, 45, 61), attend=False).attention is None
 
 
 def test_explicit_attention_learns_with_all_its_parameters() -> None:
