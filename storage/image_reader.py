@@ -103,7 +103,9 @@ def _size_of(path: Path, source: Path | IO[bytes]) -> tuple[int, int]:
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path}: header claims too many pixels: {error}; cut it into pieces first") from error
     except UnidentifiedImageError as error:  # its own message names the object in memory
-        raise ImageError(f"{path}: cannot be read as an image: it is none of {', '.join(_FORMATS)}") from error
+        size = source.stat().st_size if isinstance(source, Path) else source.seek(0, io.SEEK_END)
+        problem = f"it is none of {', '.join(_FORMATS)}" if size else "the file is empty"
+        raise ImageError(f"{path}: cannot be read as an image: {problem}") from error
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"{path}: cannot be read as an image: {error}") from error
     check_size(path, height, width)

@@ -40,6 +40,14 @@ def test_text_named_png_is_an_error(tmp_path: Path) -> None:
         read_image(tmp_path / "a.png")
 
 
+def test_an_empty_file_is_said_to_be_empty(tmp_path: Path) -> None:
+    """A file without a byte, as an interrupted copy leaves it, is not called one of an unknown format."""
+    (tmp_path / "a.jpg").touch()
+    for read in (read_image, read_image_size):
+        with pytest.raises(ImageError, match=r"a\.jpg: cannot be read as an image: the file is empty"):
+            read(tmp_path / "a.jpg")
+
+
 def test_sixteen_bits_a_channel_are_refused(tmp_path: Path) -> None:
     """Sixteen-bit pixels would be clipped silently; they are refused instead."""
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
