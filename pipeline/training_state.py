@@ -69,6 +69,8 @@ class TrainingFolder:
                 damaged.append(f"{path} cannot be read ({type(error).__name__})")
                 continue
             if difference := settings_difference({**YOUNGER, **before}, {**YOUNGER, **decisive}):
+                # no flag has that name
+                difference = difference.replace("crops_together:", "crops_together (--batch x --devices x --nodes):")
                 raise ForeignSettingsError(
                     f"{self.root} holds a training run with other settings:\n{difference}\n"
                     f"choose another --out, or repeat the settings that are there"

@@ -36,6 +36,14 @@ def test_the_last_few_states_are_kept(tmp_path: Path) -> None:
     assert warnings == []
 
 
+def test_another_batch_is_told_by_its_flags(tmp_path: Path) -> None:
+    """Crops together are no flag of their own: the message names those whose product they are."""
+    folder = TrainingFolder(tmp_path)
+    folder.save_state(state(3) | {"settings": {"crops_together": 4}})
+    with pytest.raises(ForeignSettingsError, match=r"\(--batch x --devices x --nodes\): 4 -> 3"):
+        folder.load_state({"crops_together": 3})
+
+
 def test_empty_folder_has_no_state(tmp_path: Path) -> None:
     """Where nothing was saved there is nothing to go on from, and nothing to warn of."""
     folder = TrainingFolder(tmp_path)
