@@ -37,15 +37,20 @@ class Sample:
     strata: tuple[Stratum, ...]
     items: tuple[Item, ...]
     """All readable images, by size and key; the strata count in them."""
-    pixels: int
-    """Of all of them together."""
+    pixels: tuple[int, ...]
+    """Of each of them."""
     unreadable: tuple[str, ...]
     """Why the others are left out."""
 
     @property
     def drawn(self) -> tuple[Item, ...]:
         """The images to look at, in the order of the strata."""
-        return tuple(self.items[place] for stratum in self.strata for place in stratum.drawn)
+        return tuple(self.items[place] for place in self.places)
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Where among the items those are that were drawn, in the same order."""
+        return tuple(place for stratum in self.strata for place in stratum.drawn)
 
 
 def draw_sample(
@@ -78,7 +83,7 @@ def draw_sample(
         raise LayoutError(
             f"none of {len(items)} images can be read: {unreadable[0] if unreadable else 'there is none'}"
         )
-    pixels = sum(height * width for (height, width), _, _ in readable)
+    pixels = tuple(height * width for (height, width), _, _ in readable)
     return Sample(draw(len(readable), sample, seed), tuple(item for _, _, item in readable), pixels, unreadable)
 
 
@@ -103,7 +108,7 @@ class SampleEstimate:
     """What a set will take."""
 
     count: int
-    """Images that the totals are of: all but those found unreadable."""
+    """Images that the totals are of: all but those found unreadable or not labelled though drawn."""
     sampled: int
     classes: int
     left_out: tuple[str, ...]
@@ -119,7 +124,7 @@ class SampleEstimate:
     together: Mapping[tuple[Preset, Keep], Interval]
     """Bytes of all files of the run."""
     soft_raw: Mapping[str, int]
-    """Bytes of soft labels without compression: exact."""
+    """Bytes of soft labels of `count` images without compression: exact."""
     soft: Mapping[str, Interval]
     """The same compressed."""
     seconds: Interval
@@ -182,6 +187,8 @@ def conclude(sample: Sample, results: Sequence[Measurement | str], classes: int,
 
     count, pixels = sum(sizes), sum(one.pixels for one in measured)
     ledger = ledger_bytes(count, classes)
+    failed = (place for place, one in zip(sample.places, results, strict=True) if isinstance(one, str))
+    labelled_pixels = sum(sample.pixels) - sum(sample.pixels[place] for place in failed)
     files = _totals(
         sizes,
         groups,
@@ -197,7 +204,7 @@ def conclude(sample: Sample, results: Sequence[Measurement | str], classes: int,
         attention=_totals(sizes, groups, lambda one: {"attention": one.attention})["attention"],
         ledger=ledger,
         together={choice: found.plus(ledger) for choice, found in files.items()},
-        soft_raw={form.name: form.raw_bytes(sample.pixels, classes) for form in SOFT_FORMATS},
+        soft_raw={form.name: form.raw_bytes(labelled_pixels, classes) for form in SOFT_FORMATS},
         soft=_totals(sizes, groups, lambda one: one.soft),
         seconds=_totals(sizes, groups, lambda one: {"seconds": one.seconds})["seconds"],
         coverage=sum(one.covered for one in measured) / pixels,

@@ -89,7 +89,7 @@ def test_a_sample_is_sorted_by_size_and_key_and_leaves_unreadable_images_out() -
     sample = draw_sample(items(6), 20, 0, read_size)
     assert [item.image.stem for item in sample.items] == ["0", "2", "4", "1", "5"]
     assert sample.drawn == sample.items
-    assert sample.pixels == 3 * 25 + 2 * 100
+    assert sample.pixels == (25, 25, 25, 100, 100)
     assert sample.unreadable == ("3.png: cannot be read as an image",)
     with pytest.raises(LayoutError, match="none of 6 images can be read"):
         draw_sample(items(6), 20, 0, lambda _: read_size(Path("3")))
@@ -129,6 +129,7 @@ def test_images_of_the_sample_that_cannot_be_labelled_are_left_out_and_told() ->
     assert (found.count, found.sampled) == (3, 3)
     assert found.left_out == ("1.png: damaged", "2.png: out of memory")
     assert found.labels["fast"].total == 300
+    assert found.soft_raw["uint8"] == 3 * CLASSES * SIZE[0] * SIZE[1]
 
 
 def test_where_too_few_can_be_labelled_there_is_no_estimate() -> None:
