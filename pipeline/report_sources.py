@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.plan import refusals
 from pipeline.report_form import LAYERS, Layer
 from pipeline.report_settings import ReportSettings
 from pipeline.verify_account import Source
 from storage.errors import LayoutError, MissingFileError, SettingsError
-from storage.layouts import LabelFile, Layout, list_images, list_labels, pairing_key
+from storage.layouts import LabelFile, Layout, Listing, list_images, list_labels, pairing_key
 from storage.ledger import Entry, Ledger
 from storage.paths import is_remote, path_text
 from storage.schema import ClassSchema, Ids, load_schema
@@ -89,8 +90,11 @@ def find_sources(settings: ReportSettings) -> Sources:
     command, table = _read_table(run)
     found = _label_sets(settings, run, command, table, schema)
     own: Layer = "merged" if command == "merge" else "auto"
-    images, folder, missing = _images(settings, found.runs.get("auto", run))
+    listing, folder, missing = _images(settings, found.runs.get("auto", run))
+    images = {} if listing is None else {item.key: item.image for item in listing.items}
     entries = _entries(run)
+    if listing is not None and own == "auto":  # a run of `rethreshold` has no entries of images without a label
+        entries = {one.key: one for one in refusals(listing.problems, "")} | entries
     store, slots = _confidence(found.runs.get("auto"), schema)
     items = _items(entries, images, found, slots, of_all=own == "auto")
     if not items:
@@ -211,16 +215,15 @@ def _pixels(run: Workspace, schema: ClassSchema) -> Pixels:
     return tuple(totals)
 
 
-def _images(settings: ReportSettings, run: Workspace) -> tuple[dict[str, Path], Path | None, list[str]]:
-    """The images by key, their folder, and what is to be said where there are none."""
+def _images(settings: ReportSettings, run: Workspace) -> tuple[Listing | None, Path | None, list[str]]:
+    """The images, their folder, and what is to be said where there are none."""
     if settings.images is not None:
-        listing = list_images(settings.images, settings.layout, [run.root, settings.folder])
-        return {item.key: item.image for item in listing.items}, settings.images, []
+        return list_images(settings.images, settings.layout, [run.root, settings.folder]), settings.images, []
     source = Source.of(run)
     if source.listing is None or source.folder is None or is_remote(source.folder):
         reason = source.absence or f"they are in a store, {source.folder}"
-        return {}, None, [f"The images are not shown: {reason}. --images DIR says where they are."]
-    return {item.key: item.image for item in source.listing.items}, source.folder, []
+        return None, None, [f"The images are not shown: {reason}. --images DIR says where they are."]
+    return source.listing, source.folder, []
 
 
 def _confidence(run: Workspace | None, schema: ClassSchema) -> tuple[SoftStore | None, dict[str, int]]:

@@ -23,6 +23,7 @@ from pipeline.labelling import LabelRun
 from pipeline.merging import MergeRun, MergeSettings
 from pipeline.report_settings import ReportSettings
 from pipeline.reporting import Report, make_report
+from pipeline.rethresholding import RethresholdRun, RethresholdSettings
 from pipeline.settings import LabelSettings
 from pipeline.threshold_choice import ChoiceRule, ClassChoice
 from pipeline.verification import Verification
@@ -205,6 +206,22 @@ def test_failed_and_left_images_are_shown_as_such(settings: LabelSettings, make_
     assert column(made, "ignore")["late"] is None
     assert column(made, "thumb")["b/broken"] is None
     assert thumbs(made)[column(made, "thumb")["late"]].keys() == {"w", "h", "image"}
+
+
+def test_other_thresholds_leave_no_image_out_of_the_count(
+    settings: LabelSettings, make_image: Callable[..., object]
+) -> None:
+    """Images that would share a label have no entry in a run of `rethreshold`, and fail in its report all the same."""
+    label(settings.model_copy(update={"keep": "confidence"}))
+    for name in ("twice.png", "twice.bmp"):
+        make_image(settings.images / name, SIZE, 9)
+    other = settings.out.parent / "other"
+    with RethresholdRun(RethresholdSettings(run=settings.out, threshold=0.6, out=other)) as run:
+        assert len(list(run)) == 4
+    summary = report(other).summary
+    assert (summary.counts.done, summary.counts.failed, summary.counts.left) == (4, 2, 0)
+    assert [failure.key for failure in summary.failures] == ["twice.bmp", "twice.png"]
+    assert "would share the label twice.png" in summary.failures[0].reason
 
 
 def test_labels_of_other_images_than_those_given_are_told(
