@@ -105,8 +105,8 @@ def _say_problems(verification: "Verification", console: Console) -> None:
 def _say_end(verification: "Verification", console: Console, seconds: float) -> None:
     summary, repaired, root = verification.summary, verification.summary.repaired, verification.workspace.root
     rate = f"{summary.checked} labels checked in {seconds:.1f} s"
-    command = verification.source.command or "label"
-    again = command_to_go_on(command, root)
+    source = verification.source
+    again = command_to_go_on(source.command or "label", root)
     if not summary.damaged:
         console.say(f"{rate}: nothing is damaged")
     elif repaired is None:
@@ -126,6 +126,9 @@ def _say_end(verification: "Verification", console: Console, seconds: float) -> 
     if repaired is not None and repaired.removed:
         console.say(f"deleted {len(repaired.removed)} labels that the run had made and not recorded")
     if summary.left or (repaired is not None and repaired.returned):
+        if source.listing is None and source.folder is not None:  # the settings alone cannot go on
+            console.say(f"the images of its settings are not found at {source.folder}: --images says where they are")
+            again += " --images DIR"
         console.say(f"next: {again}")
 
 

@@ -127,6 +127,21 @@ def test_absent_images_and_a_run_at_work_are_warned_of(run: Path) -> None:
     assert "a run is at work here, or was killed" in result.stderr
 
 
+def test_where_the_images_are_gone_what_is_next_asks_for_them(run: Path) -> None:
+    """The settings name a folder that is not there: going on with what is left needs --images, and works with it."""
+    images, moved = run.parent / "images", run.parent / "moved"
+    (images / "bad.png").write_bytes(b"no image")
+    settings = ("--settings", run / "settings.toml")
+    assert invoke("label", *settings).exit_code == 3
+    assert "--images" not in invoke("verify", run).stdout
+    images.rename(moved)
+    result = invoke("verify", run)
+    assert f"the images of its settings are not found at {images}: --images says" in result.stdout
+    assert result.stdout.endswith(f"next: autocoarse label --settings {run / 'settings.toml'} --images DIR\n")
+    assert invoke("label", *settings).exit_code == 2
+    assert invoke("label", *settings, "--images", moved).exit_code == 3
+
+
 def test_a_folder_that_is_no_run_and_one_in_use_are_errors(tmp_path: Path, run: Path) -> None:
     """Exit code 2 for what is no RUN, 1 where another process has it."""
     result = invoke("verify", tmp_path)
