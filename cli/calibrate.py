@@ -79,6 +79,7 @@ def calibrate(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - valid
     units are blocks of neighbouring images. Run the same command again to go on after a stop; another target needs no
     second measurement.
     """
+    from pipeline.absent_classes import TRUTH_LACKS, warn_of_absent
     from pipeline.calibrate_settings import CalibrateSettings
     from pipeline.calibrating import CalibrationRun
 
@@ -93,6 +94,8 @@ def calibrate(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - valid
             failures.add(reason)
     if calibration.unknown:
         console.warn(f"{calibration.unknown} pixels of the truth have source ids that no class has, taken as ignore")
+    if warning := warn_of_absent(calibration.counts.pixels.truth, run.teacher.schema, TRUTH_LACKS):
+        console.warn(warning)
     _print_table(calibration, console)
     console.say(f"calibration: {run.settings.out}; `autocoarse label --thresholds {run.settings.out}` labels by it")
     console.finish(_as_plain(run, calibration, time.monotonic() - started))

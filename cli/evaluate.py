@@ -55,6 +55,8 @@ def evaluate(ctx: click.Context, /, *, as_json: bool, **options: Any) -> None:  
 
     A pixel that is given no class is wrong in the IoU and in the accuracy, and does not count in the precision.
     """
+    from pipeline.absent_classes import TRUTH_LACKS, warn_of_absent
+
     _check_use(ctx, options)
     console = Console(as_json=as_json)
     last = None
@@ -73,6 +75,8 @@ def evaluate(ctx: click.Context, /, *, as_json: bool, **options: Any) -> None:  
             f"they were taken as ignore"
         )
     scores = last.scores()
+    if warning := warn_of_absent(last.counts.sum(axis=1), last.schema, TRUTH_LACKS):
+        console.warn(warning)
     _print_table(scores, console)
     effect = _clean_up_effect(last, scores)
     if effect:

@@ -52,10 +52,6 @@ class SampleIndex:
     digest: str
     """Hash of the samples' keys, kinds, labels and images."""
 
-    def absent_classes(self, schema: ClassSchema) -> tuple[str, ...]:
-        """Names of the classes that no sample has a pixel of."""
-        return tuple(name for name, pixels in zip(schema.names, self.counts.sum(axis=0), strict=True) if not pixels)
-
 
 @dataclass(frozen=True, slots=True)
 class IndexProgress:

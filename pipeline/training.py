@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
+from pipeline.absent_classes import name_few, warn_of_absent
 from pipeline.distributed import is_first_process, run_in_processes
 from pipeline.gate import Gate, check_run
 from pipeline.guard import refuse_trained_images
@@ -142,13 +143,13 @@ def _read(
     if judged:
         validation = yield from _index(judged, schema, settings, folder.validation_index)
     sampler = make_sampler(settings, index, schema)
-    for names, meaning in (
-        (index.absent_classes(schema), "no label has a pixel of {}: the network cannot learn it"),
-        (sampler.absent, "only labels that may not be drawn by class have {}: it is not drawn by class"),
-    ):
-        if names:
-            warning = meaning.format(", ".join(names))
-            yield TrainProgress("reading", len(samples), len(samples), warning=warning)
+    meaning = "no label has a pixel of {}: the network cannot learn it"
+    if warning := warn_of_absent(index.counts.sum(axis=0), schema, meaning):
+        yield TrainProgress("reading", len(samples), len(samples), warning=warning)
+    if sampler.absent:
+        names = name_few(sampler.absent)
+        warning = f"only labels that may not be drawn by class have {names}: it is not drawn by class"
+        yield TrainProgress("reading", len(samples), len(samples), warning=warning)
     trained_on = known_images(settings, index)
     if validation is not None and not settings.allow_training_images:
         refuse_trained_images(validation.samples, trained_on, "this very run", validation.image_digests)

@@ -65,6 +65,16 @@ def test_the_table_and_the_json_tell_the_same(command: list[str | Path], tmp_pat
     assert "expected calibration error" in again.stdout
 
 
+def test_a_truth_without_some_class_is_warned_of(command: list[str | Path], tmp_path: Path) -> None:
+    """Masks of 0 and 255 that are read as class indices: one line names what is absent and the likely cause."""
+    for path in (tmp_path / "truth").iterdir():
+        values = np.array(Image.open(path))
+        Image.fromarray(np.where(values == 0, values, np.uint8(255))).save(path)
+    warned = invoke(*command)
+    assert "warning: the truth has no pixel of pole, sky: " in warned.stderr
+    assert "Only road has any: 255 is ignored" in warned.stderr
+
+
 def test_curves_are_computed_once_however_many_classes_there_are(
     command: list[str | Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -274,6 +274,19 @@ def test_source_ids_that_nobody_knows_are_warned_of(data: Path) -> None:
     assert "source ids" not in invoke(*arguments, "--truth", data / "known").stderr
 
 
+def test_a_truth_that_was_read_with_the_wrong_ids_is_warned_of(data: Path) -> None:
+    """Where classes have no true pixel one line says so; where one class alone has any, also what 255 may be."""
+    (data / "masks").mkdir()
+    for values, said in (([[0, 255]], "Only road has any: 255 is ignored"), ([[0, 1]], ""), ([[0, 1, 2]], None)):
+        Image.fromarray(np.array(values, np.uint8)).save(data / "masks/a.png")
+        arguments = ("--labels", data / "masks", "--truth", data / "masks", "--classes", data / "classes.json")
+        warned = invoke("evaluate", *arguments)
+        assert warned.exit_code == 0
+        assert warned.stderr.count("the truth has no pixel of ") == (said is not None)
+        assert (said or "") in warned.stderr
+        assert ("say --ids source" in warned.stderr) == bool(said)
+
+
 def test_flags_win_over_what_a_recipe_says_otherwise(data: Path) -> None:
     """Steps as a flag stand instead of a recipe's epochs, and another network does away with its encoder."""
     arguments = [

@@ -359,7 +359,8 @@ def test_auto_labels_are_learned_from_and_gaps_are_said(data: Path) -> None:
     result, steps = run(settings)
     warnings = " ".join(s.warning for s in steps)
     assert "1 images of" in warnings
-    assert "no label has a pixel of blue" in warnings
+    assert "no label has a pixel of blue: the network cannot learn it" in warnings
+    assert "source_ids" not in warnings
     assert load_checkpoint(result.checkpoint).record["samples"] == {"fine": 4, "auto": 2}
 
 
