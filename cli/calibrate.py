@@ -79,11 +79,12 @@ def calibrate(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - valid
     units are blocks of neighbouring images. Run the same command again to go on after a stop; another target needs no
     second measurement.
     """
+    console = Console(as_json=as_json)
+    console.wait(f"the teacher {options['teacher']}")
     from pipeline.absent_classes import TRUTH_LACKS, warn_of_absent
     from pipeline.calibrate_settings import CalibrateSettings
     from pipeline.calibrating import CalibrationRun
 
-    console = Console(as_json=as_json)
     started = time.monotonic()
     run = CalibrationRun.open(CalibrateSettings.checked(**options))
     run = _fit(run, console)

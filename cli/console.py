@@ -29,6 +29,11 @@ class Console:
         """Print a warning, always to stderr."""
         click.echo(f"warning: {text}", err=True)
 
+    def wait(self, what: str) -> None:
+        """Tell someone at a terminal what is loaded before the first line: torch alone may take seconds to import."""
+        if sys.stderr.isatty() and not self._as_json:
+            click.echo(f"loading {what} ...", err=True)
+
     def finish(self, result: dict[str, Any]) -> None:
         """Print the result as JSON, if it was asked for; must be the last thing printed."""
         if self._as_json:

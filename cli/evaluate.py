@@ -55,10 +55,11 @@ def evaluate(ctx: click.Context, /, *, as_json: bool, **options: Any) -> None:  
 
     A pixel that is given no class is wrong in the IoU and in the accuracy, and does not count in the precision.
     """
-    from pipeline.absent_classes import TRUTH_LACKS, warn_of_absent
-
     _check_use(ctx, options)
     console = Console(as_json=as_json)
+    console.wait(str(options["checkpoint"] or options["labels"]))
+    from pipeline.absent_classes import TRUTH_LACKS, warn_of_absent
+
     last = None
     with Stages() as stages:
         for last in _start(options):

@@ -79,13 +79,14 @@ def label(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - validated
 
     Run the same command again to go on after a stop, and to try failed images again.
     """
+    refuse_two_thresholds(click.get_current_context())
+    refuse_moved_run(click.get_current_context())
+    console = Console(as_json=as_json)
+    console.wait(f"the teacher {options['teacher']}")
     from pipeline.labelling import LabelRun
     from pipeline.settings import LabelSettings
     from storage.errors import BudgetError, DiskFullError
 
-    refuse_two_thresholds(click.get_current_context())
-    refuse_moved_run(click.get_current_context())
-    console = Console(as_json=as_json)
     if options["palette"]:
         console.warn(
             "with a palette, Pillow gives the class indices; OpenCV and others turn the label into colours, and a "

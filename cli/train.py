@@ -54,16 +54,18 @@ def train(*, as_json: bool, dry_run: bool, resume: bool, **options: Any) -> None
     Run the same command again to go on after a stop; the result is the same as without it. Several devices: --devices.
     Several machines: the same command on each, started by torchrun or srun, with --nodes.
     """
+    refuse_moved_run(click.get_current_context())
+    console = Console(as_json=as_json)
+    console.wait("what trains a network")
     from pipeline.training_settings import TrainSettings
 
-    refuse_moved_run(click.get_current_context())
     settings = TrainSettings.checked(**flags_win(options))
     if resume:
         _require_run(settings)
     if dry_run:
-        _print_plan(settings, Console(as_json=as_json))
+        _print_plan(settings, console)
     else:
-        _train(settings, Console(as_json=as_json))
+        _train(settings, console)
 
 
 def _require_run(settings: "TrainSettings") -> None:

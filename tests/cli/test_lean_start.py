@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from storage.schema import ClassSchema
@@ -19,6 +20,13 @@ import sys
 from cli.main import main
 main(sys.argv[1:], standalone_mode=False)
 print(*sorted(sys.modules))
+"""
+AT_A_TERMINAL = """
+import sys
+sys.modules["torch"] = None
+sys.stderr.isatty = lambda: True
+from cli.main import main
+main(sys.argv[1:])
 """
 HEAVY = {"timm", "torchvision", "segmentation_models_pytorch", "torch._dynamo", "sympy", "lightning_fabric", "dask"}
 HEAVY |= {"distributed", "matplotlib", "scipy", "skimage", "tensorboard"}
@@ -43,3 +51,33 @@ def test_labelling_with_hrnet_imports_nothing_heavy(tmp_path: Path, schema: Clas
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "run" / "labels" / "one.png").exists()
     assert HEAVY & set(run.stdout.splitlines()[-1].split()) == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "first"),
+    [
+        ("label --images . --teacher t.pt --out run", "loading the teacher t.pt ..."),
+        ("label --images . --teacher t.pt --out run --json", None),
+        (
+            "calibrate --images . --truth . --teacher t.pt --target-precision 1 --out a",
+            "loading the teacher t.pt ...",
+        ),
+        ("evaluate --images . --truth . --checkpoint t.pt --classes camvid", "loading t.pt ..."),
+        ("train --fine-images . --fine-labels . --classes camvid --out run", "loading what trains a network ..."),
+    ],
+)
+def test_someone_at_a_terminal_reads_a_line_before_torch_is_imported(
+    tmp_path: Path, arguments: str, first: str | None
+) -> None:
+    """The import may take long on a busy machine; with --json, which programs read, nothing is said."""
+    run = subprocess.run(
+        [sys.executable, "-c", AT_A_TERMINAL, *arguments.split()],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert "torch" in run.stderr, "this is what it must fail for"
+    assert run.stderr.splitlines()[0] == first if first else "loading" not in run.stderr
