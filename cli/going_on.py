@@ -9,8 +9,10 @@ import click
 from click.core import ParameterSource
 
 from cli.options import SETTINGS_FILE
-from storage.object_io import read_file
 from storage.paths import is_remote
+
+_SETTINGS = "settings.toml"
+"""Where a run writes its own; what else lies in its folder was put there by somebody."""
 
 _OF_A_RUN = ("ledger.sqlite", "states")
 """Of labels, and of a training."""
@@ -23,11 +25,13 @@ def command_to_go_on(command: str, root: Path) -> str:
         command: `label` or another that reads the run's settings.
         root: folder of the run.
     """
-    settings = root / "settings.toml"
+    settings = root / _SETTINGS
     text = f"autocoarse {command} --settings {shlex.quote(str(settings))}"
+    if is_remote(root):
+        return text
     with suppress(OSError, ValueError):  # settings that cannot be read say nothing of a folder
-        out = tomllib.loads(read_file(settings).decode()).get(command, {}).get("out")
-        if isinstance(out, str) and not is_remote(root) and Path(out).resolve() != root.resolve():
+        out = tomllib.loads(settings.read_text("utf-8")).get(command, {}).get("out")
+        if isinstance(out, str) and Path(out).resolve() != root.resolve():
             text += f" --out {shlex.quote(str(root))}"
     return text
 
@@ -39,10 +43,12 @@ def refuse_moved_run(ctx: click.Context) -> None:
         ctx: of a command with --settings and --out.
 
     Raises:
-        click.UsageError: the settings lie in a run, and --out, which they alone name, is another folder without one.
+        click.UsageError: the settings are a run's own, and --out, which they alone name, is another folder without one.
     """
     settings, out = ctx.meta.get(SETTINGS_FILE), ctx.params["out"]
     if settings is None or ctx.get_parameter_source("out") is not ParameterSource.DEFAULT_MAP:
+        return
+    if settings.name != _SETTINGS:
         return
     if is_remote(settings) or is_remote(out) or not _holds_run(settings.parent) or _holds_run(out):
         return

@@ -86,6 +86,16 @@ def test_a_moved_run_goes_on_where_it_is(settings: LabelSettings, make_image: Ca
     )
 
 
+def test_settings_that_somebody_put_into_a_run_begin_another(settings: LabelSettings) -> None:
+    """Only a run's own file says where the run was; any other in its folder may name a folder that is not there yet."""
+    run = label(settings)
+    by_hand = run / "other.toml"
+    by_hand.write_text((run / "settings.toml").read_text().replace(f'"{run}"', f'"{run}2"'))
+    result = CliRunner().invoke(main, ["label", "--settings", str(by_hand)])
+    assert result.exit_code == 0, result.stderr
+    assert len(list((run.with_name("run2") / "labels").rglob("*.png"))) == IMAGES
+
+
 def test_failures_are_exit_code_3_and_what_is_next_makes_them(
     settings: LabelSettings, make_image: Callable[..., object]
 ) -> None:
