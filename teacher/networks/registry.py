@@ -231,7 +231,7 @@ def build_network(spec: NetworkSpec) -> nn.Module:
             attention=spec.attention,
             scales=spec.attention_scales,
         )
-    except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError, AttributeError) as error:
+    except (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, IndexError) as error:
         # timm refuses in many ways: each family of encoders checks its own arguments.
         other = "an output_stride of 32, or " if spec.output_stride != 32 else ""
         raise SettingsError(

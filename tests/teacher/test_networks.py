@@ -123,6 +123,12 @@ def test_encoder_without_a_pyramid_is_refused() -> None:
         build_network(spec)
 
 
+def test_encoder_of_too_few_strides_is_refused() -> None:
+    """An encoder that has features at three strides only is refused, whatever error that is to whoever builds it."""
+    with pytest.raises(SettingsError, match="try a convolutional encoder"):
+        build_network(default_spec("deeplabv3plus", 2, "nest_tiny", output_stride=32))
+
+
 @pytest.mark.parametrize(
     "spec",
     [
