@@ -38,7 +38,10 @@ def check_sizes(settings: TrainSettings, samples: Sequence[Sample], validation: 
     """
     spec = settings.spec(1)
     if found := _refused(spec, _WHOLE, (1.0,)):
-        raise SettingsError(f"{found}: it is made for another size, and could label no other. Choose another --encoder")
+        raise SettingsError(
+            f"{found}: it is made for another size or for larger images only, and a teacher must take any. Choose "
+            f"another --encoder"
+        )
     low = (1.0, 0.5) if spec.attention == "hierarchical" else (1.0,)
     if found := _refused(spec, settings.crop, spec.attention_scales or low):
         raise SettingsError(f"--crop: {found}. Choose another --crop, or another --encoder")

@@ -76,8 +76,8 @@ def refuse_others(path: Path) -> None:
     """
     if not path.exists():
         raise MissingFileError(
-            f"no teacher {str(path)!r}: expected the path of a checkpoint, and there is no {path.absolute()}, or one "
-            f"of {', '.join(network_names())}, or a teacher of another library: {FORMS}"
+            f"no teacher {str(path)!r}: there is no {path.absolute()}; expected the path of a checkpoint, or one of "
+            f"{', '.join(network_names())}, or a teacher of another library: {FORMS}"
         )
     if path.is_dir() or path.suffix in _OTHERS:
         raise SettingsError(
