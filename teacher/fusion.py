@@ -163,8 +163,7 @@ def predict_scales(
     sizes = [size_at_scale((images.shape[-2], images.shape[-1]), scale) for scale in ordered]
     predictions: list[ScaledPrediction] = []
     for number, size in enumerate(sizes):
-        # the largest scale's attention is not used
-        attend = fusion == "explicit" or (number > 0 and fusion == "hierarchical")
+        attend = fusion == "explicit" or (fusion == "hierarchical" and number > 0)  # the largest scale's is not used
         logits, attention, _ = network(resize(images, size), attend=attend)
         weight = _weight(logits, attention, number, fusion)
         predictions.append(ScaledPrediction(logits.float().contiguous(), weight, size))
@@ -172,10 +171,7 @@ def predict_scales(
 
 
 def _weight(logits: Tensor, attention: Tensor | None, number: int, fusion: Fusion) -> Tensor | None:
-    """How much a scale counts against the larger ones, of which there are `number`; None for the largest.
-
-    With an explicit attention there is one prediction, whose attention is of the scales that it was made of.
-    """
+    """How much a scale counts against the larger ones, of which there are `number`; None for the largest of several."""
     if number == 0 and fusion != "explicit":
         return None
     if fusion == "average":
