@@ -17,7 +17,7 @@ _WHOLE = (96, 64)
 """(height, width) of an image that any encoder of a teacher takes; there are such as take multiples of 32 only."""
 
 _LOOKED_AT = 50
-"""Images of a set whose sizes are looked at."""
+"""Images to learn from whose sizes are looked at, from all over the set: they are only warned of."""
 
 
 def check_sizes(settings: TrainSettings, samples: Sequence[Sample], validation: Sequence[Sample]) -> Iterator[str]:
@@ -53,7 +53,7 @@ def check_sizes(settings: TrainSettings, samples: Sequence[Sample], validation: 
             raise SettingsError(
                 f"--val-images: {found}. Choose another --encoder, other --scales, or leave out the validation"
             )
-    for size in _sizes(samples):
+    for size in _sizes(samples[:: max(1, len(samples) // _LOOKED_AT)]):
         if found := _refused(spec, size, scales):
             yield f"{found}: the network will not label whole images of that size. Choose another --encoder if it is to"
             return
@@ -70,6 +70,5 @@ def _refused(spec: NetworkSpec, size: tuple[int, int], scales: Sequence[float]) 
 
 
 def _sizes(samples: Sequence[Sample]) -> list[tuple[int, int]]:
-    """The different (height, width) of some of the images, from all over the set."""
-    every = max(1, len(samples) // _LOOKED_AT)
-    return sorted({read_image_size(sample.image) for sample in samples[::every]})
+    """The different (height, width) of the images."""
+    return sorted({read_image_size(sample.image) for sample in samples})

@@ -14,7 +14,9 @@ from pipeline.samples import Sample
 from pipeline.training import dry_run, train
 from pipeline.training_progress import TrainProgress
 from pipeline.training_settings import TrainingRecipe, TrainSettings
+from pipeline.training_sizes import check_sizes
 from storage.errors import CheckpointError, ForeignSettingsError, MissingFileError, SettingsError
+from storage.layouts import LabelFile
 from teacher.checkpoint import load_checkpoint
 from teacher.networks.registry import build_network, default_spec
 
@@ -108,6 +110,17 @@ def test_sizes_that_an_encoder_cannot_take_are_refused_before_any_label_is_read(
     with pytest.raises(SettingsError, match=problem):
         list(dry_run(settings_for(data, **STRICT | changed)))
     assert not (data / "out" / "index.npz").exists()
+
+
+def test_one_image_to_validate_on_of_another_size_is_enough(data: Path, make_image: Callable[..., object]) -> None:
+    """However many there are, a validation that an encoder could not end is refused before the first step."""
+    make_image(data / "whole.png", (64, 64))
+    make_image(data / "odd.png", (64, 65))
+    whole, odd = (Sample(key, data / f"{key}.png", LabelFile(Path(), "class"), "fine") for key in ("whole", "odd"))
+    settings = settings_for(data, **STRICT)
+    assert list(check_sizes(settings, [], [whole] * 200)) == []
+    with pytest.raises(SettingsError, match=r"--val-images: .* cannot take 65x64"):
+        list(check_sizes(settings, [], [*[whole] * 101, odd, *[whole] * 98]))
 
 
 def test_images_that_an_encoder_cannot_take_whole_are_warned_of(data: Path) -> None:
