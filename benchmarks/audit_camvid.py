@@ -36,6 +36,8 @@ from storage.schema import IGNORE, ClassSchema, load_schema
 
 WORST = 30
 REPEATS = 20
+MIN_RANKED = 3
+"""Classes, below which a rank correlation says nothing."""
 NEIGHBOURS = 10
 """Frames of the video, sorted by name, that are taken for one independent unit."""
 FARTHEST_FIRST = (
@@ -117,8 +119,13 @@ def compare_classes(found: Audit, val: Path, fine: Path) -> None:
         ("all classes", found.classes),
         ("enough evidence", [one for one in found.classes if one.enough]),
     ):
-        result = spearmanr([one.precision for one in chosen], [truth[one.name] for one in chosen])
-        print(f"{what}: Spearman {result.statistic:.3f} over {len(chosen)} classes (p {result.pvalue:.4f})")
+        pairs = [(one.precision, truth[one.name]) for one in chosen]
+        known = [pair for pair in pairs if None not in pair]
+        if len(known) < MIN_RANKED:
+            print(f"{what}: {len(known)} with a precision of both, too few to rank")
+            continue
+        result = spearmanr(known)
+        print(f"{what}: Spearman {result.statistic:.3f} over {len(known)} classes (p {result.pvalue:.4f})")
 
 
 def draw_coarse_labels(fine: Path, out: Path, schema: ClassSchema) -> None:
@@ -187,7 +194,7 @@ def compare_images(found: Audit, val: Path, fine: Path) -> None:
         blocks = [
             [true[key] for key in some if block[key] == number] for number in sorted({block[key] for key in some})
         ]
-        of_block = _interval([tuple(map(sum, zip(*one, strict=True))) for one in blocks])
+        of_block = _interval([(sum(right for right, _ in one), sum(judged for _, judged in one)) for one in blocks])
         print(f"{what}: true precision {of_image}; with {len(blocks)} blocks of neighbours as units {of_block}")
     result = spearmanr([-one.score for one in found.images], [true[key][0] / true[key][1] for key in ranked])
     print(f"over {len(ranked)} images: Spearman of rank and true precision {result.statistic:.3f}")

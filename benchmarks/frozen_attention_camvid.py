@@ -71,7 +71,8 @@ def measure(data: Path, checkpoint: Path, out: Path, extra: int, steps: int) -> 
         started = time.process_time()
         losses = list(train_head(head, kept[name], settings, teacher.device))
         figures[f"seconds {name}"] = time.process_time() - started
-        figures[f"loss {name}"] = [mean(losses[: steps // 5]), mean(losses[-(steps // 5) :])]
+        fifth = max(1, steps // 5)
+        figures[f"loss {name}"] = [mean(losses[:fifth]), mean(losses[-fifth:])]
         for judged, scales in JUDGED.items():
             *_, scores = judge_fusions(head, kept["val"], teacher, SCALES, scales)
             for fusion, one in scores.items():

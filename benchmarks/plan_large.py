@@ -98,9 +98,8 @@ def main() -> None:
     if options.plan:
         print(plan(Path(options.plan[0]), options.plan[1]))
         return
-    print(
-        "| images | done | to do | planned | and all of it read | memory before | peak |\n|---|---|---|---|---|---|---|"
-    )
+    print("| images | done | to do | planned | and all of it read | memory before | peak | it takes |")
+    print("|---" * 8 + "|")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "run/labels").mkdir(parents=True)
