@@ -36,6 +36,8 @@ class StandInDecider:
 
     classes: int
     steps: int
+    problems: tuple[str, ...] = ()
+    """It has none."""
 
     def decide(self, images: Sequence[Pixels]) -> list[StandInDecision]:
         """As `Decider.decide`, with class and confidence code kept."""

@@ -55,7 +55,7 @@ class Case:
         if self.scales == (1.0,):
             return (ScaledPrediction(shared, None, size),)
         generator = torch.Generator().manual_seed(index)
-        view = []
+        view: list[ScaledPrediction] = []
         for scale in check_scales(self.scales):
             scaled = size_at_scale(size, scale)
             low = (-(-scaled[0] // 4), -(-scaled[1] // 4))

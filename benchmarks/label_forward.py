@@ -28,6 +28,7 @@ from storage.image_reader import read_image
 from storage.label_map import LabelMap
 from storage.label_png import encode_label_png
 from teacher import Teacher, load_teacher
+from teacher.network_predictor import NetworkPredictor
 
 THRESHOLD = 0.5
 PRODUCT_SIZE = 2048
@@ -96,11 +97,13 @@ def medians(rates: list[Rate]) -> Rate:
 
 def measure(teacher: Teacher, paths: list[Path], scales: tuple[float, ...]) -> dict[str, float]:
     """Medians over the images: an image's forward passes and their operations, and the product's rate."""
+    assert isinstance(teacher.predictor, NetworkPredictor), "foreign teachers cannot be counted"
+    spec = teacher.predictor.spec
     taken: list[Rate] = []
     products, flops = [product_rate()], 0
     for path in paths:
         image = read_image(path)
-        flops = forward_flops(teacher.predictor.spec, (image.shape[0], image.shape[1]), scales)
+        flops = forward_flops(spec, (image.shape[0], image.shape[1]), scales)
         with forward_passes() as passes:
             teacher.label([image], scales, THRESHOLD)
         taken.append(Rate(flops / sum(one.seconds for one in passes), flops / sum(one.cpu for one in passes)))

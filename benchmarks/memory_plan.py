@@ -52,9 +52,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     trim_memory()
     before = resident("VmRSS") - sum(image.nbytes for image in images)
     Path("/proc/self/clear_refs").write_text("5")
-    started = time.perf_counter(), time.process_time()
+    start, cpu_start = time.perf_counter(), time.process_time()
     teacher.decide(images, scales, rule, tile=arguments.tile)
-    wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
+    wall, cpu = time.perf_counter() - start, time.process_time() - cpu_start
     return {
         "size": arguments.size[0],
         "planned": planned,

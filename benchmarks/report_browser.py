@@ -23,7 +23,19 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from teacher_like import CLASSES, teacher_like
 
-from pipeline.report_form import THUMBS_PER_FILE, Bytes, ClassRow, Counts, ItemColumns, Summary, Thumb, embedded, packed
+from pipeline.report_form import (
+    THUMBS_PER_FILE,
+    Bytes,
+    ClassRow,
+    Counts,
+    ItemColumns,
+    Layer,
+    State,
+    Summary,
+    Thumb,
+    embedded,
+    packed,
+)
 from pipeline.report_rendering import ITEMS_PATH, items_script, page, thumbs_path, thumbs_script
 
 SIZE = (160, 320)
@@ -99,8 +111,8 @@ def make_thumb(number: int, rng: np.random.Generator) -> Thumb:
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, "JPEG", quality=80)
     coarse = np.where(np.indices(SIZE)[0] % 5 == 0, 255, labels).astype(np.uint8)
-    maps = {"coarse": packed(coarse), "auto": packed(labels), "merged": packed(labels)}
-    return Thumb(SIZE[1], SIZE[0], embedded(content.getvalue()), dict(maps))
+    maps: dict[Layer, str] = {"coarse": packed(coarse), "auto": packed(labels), "merged": packed(labels)}
+    return Thumb(SIZE[1], SIZE[0], embedded(content.getvalue()), maps)
 
 
 def make_columns(count: int, rng: np.random.Generator) -> ItemColumns:
@@ -108,6 +120,7 @@ def make_columns(count: int, rng: np.random.Generator) -> ItemColumns:
     shares = rng.beta(1.5, 9, (3, count))
     shares[0] = -np.sort(-shares[0])
     disagreement, ignore, unsure = (tuple(row.tolist()) for row in shares)
+    done: State = "done"
     present = rng.random((count, CLASSES)) < np.linspace(0.95, 0.05, CLASSES)
     return ItemColumns(
         key=tuple(f"town_{n % 40:02}/town_{n % 40:02}_{n:06}_000019_leftImg8bit" for n in range(count)),
@@ -115,7 +128,7 @@ def make_columns(count: int, rng: np.random.Generator) -> ItemColumns:
         folder=tuple(n % 40 for n in range(count)),
         width=(2048,) * count,
         height=(1024,) * count,
-        state=("done",) * count,
+        state=(done,) * count,
         reviewed=(False,) * count,
         ignore=ignore,
         confidence=tuple(1 - share for share in unsure),

@@ -46,9 +46,10 @@ def make_run(folder: Path, sources: Sources, count: int) -> None:
 def _link(folder: Path, run: Workspace, item: ReportItem, number: int) -> str:
     """Link an item's files under the key of its copy."""
     key = f"{number // 500:03}/{number:06}"
-    places = {layer: folder / layer / f"{key}.png" for layer in item.labels if layer != "auto"}
-    places["auto"] = run.label_path(key)
-    links = [(file.path, places[layer]) for layer, file in item.labels.items()]
+    links = [
+        (file.path, run.label_path(key) if layer == "auto" else folder / layer / f"{key}.png")
+        for layer, file in item.labels.items()
+    ]
     if item.image is not None:
         links.append((item.image, folder / "images" / f"{key}{item.image.suffix}"))
     for source, place in links:

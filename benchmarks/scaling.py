@@ -21,7 +21,6 @@ import time
 from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
@@ -121,23 +120,24 @@ def make_images(folder: Path, count: int) -> None:
 def open_run(root: Path, row: Row) -> "LabelRun":
     """A run as `label --workers` opens it, but for its teacher."""
     # here and not above: each worker process imports this file anew, and is to be without torch
-    from pipeline.labelling import LabelRun
+    from pipeline import labelling
     from pipeline.settings import LabelSettings
+    from pipeline.teacher_source import Source, TeacherSource
     from teacher import Teacher
     from teacher.networks.registry import build_network, default_spec
 
     schema = load_schema("cityscapes")
     spec = default_spec("deeplabv3plus", len(schema), "mobilenetv3_small_050")
     teacher = Teacher.of_network(build_network(spec).eval(), spec, schema)  # nobody runs it
-    source = StandInSource(row.latency, len(schema))
+    source: Source = StandInSource(row.latency, len(schema))
     settings = LabelSettings.checked(
         images=root / "images", out=root / "run", teacher="stand-in", workers=row.workers, device="cpu"
     )
     with (
-        patch("pipeline.labelling.load_teacher", lambda *_, **__: teacher),
-        patch("pipeline.labelling.TeacherSource", SimpleNamespace(of=lambda *_: source)),
+        patch.object(labelling, "load_teacher", autospec=True, return_value=teacher),
+        patch.object(TeacherSource, "of", autospec=True, return_value=source),
     ):
-        return LabelRun(settings)
+        return labelling.LabelRun(settings)
 
 
 def wait_for_all(run: "LabelRun", count: int) -> list[psutil.Process]:

@@ -108,6 +108,8 @@ def measure_plain(settings: TrainSettings) -> Speed:
     for step, (images, target) in enumerate(DataLoader(crops, settings.batch, sampler=sampler)):
         waited += time.perf_counter() - asked
         prediction = training_forward(network, images)
+        assert prediction.low is not None, "there are two scales"
+        assert prediction.high is not None
         joint, low, high = (
             functional.cross_entropy(logits, target, ignore_index=IGNORE)
             for logits in (prediction.joint, prediction.low, prediction.high)
