@@ -43,7 +43,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     started = time.perf_counter()
     memory = memory_of(teacher)
     seconds = time.perf_counter() - started
-    width, height = map(int, arguments.size[0].split("x"))
+    width, height = map(int, arguments.size[-1].split("x"))
     scales = tuple(map(float, arguments.scales.split(",")))
     planned = memory.peak((height, width), scales, batch=arguments.batch, tile=arguments.tile)
     rule = DecisionRule((0.5,))
@@ -56,7 +56,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     teacher.decide(images, scales, rule, tile=arguments.tile)
     wall, cpu = time.perf_counter() - start, time.process_time() - cpu_start
     return {
-        "size": arguments.size[0],
+        "size": arguments.size[-1],
         "planned": planned,
         "measured": resident("VmHWM") - before,
         "wall": wall,
@@ -78,15 +78,14 @@ def main() -> None:
     parser.add_argument(
         "--malloc", choices=["return", "most", "keep", "usual"], default="return", help="what becomes of freed memory"
     )
-    parser.add_argument("--one", action="store_true", help="one size, in this process, as JSON")
+    parser.add_argument("--one", action="store_true", help="the last size, in this process, as JSON")
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(measure(arguments)))
         return
-    others = [a for a in sys.argv[1:] if a != "--size" and a not in arguments.size]
     print(f"{'size':>11} {'planned':>10} {'measured':>10} {'planned/measured':>17} {'wall s':>8} {'cpu s':>8}")
     for size in arguments.size:
-        command = [sys.executable, __file__, *others, "--size", size, "--one"]
+        command = [sys.executable, __file__, *sys.argv[1:], "--size", size, "--one"]
         found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         planned, measured = found["planned"] / 1e6, found["measured"] / 1e6
         print(

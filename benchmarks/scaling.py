@@ -128,7 +128,8 @@ def open_run(root: Path, row: Row) -> "LabelRun":
 
     schema = load_schema("cityscapes")
     spec = default_spec("deeplabv3plus", len(schema), "mobilenetv3_small_050")
-    teacher = Teacher.of_network(build_network(spec).eval(), spec, schema)  # nobody runs it
+    # it answers what the driver asks of a teacher, and nobody runs it
+    teacher = Teacher.of_network(build_network(spec).eval(), spec, schema)
     source: Source = StandInSource(row.latency, len(schema))
     settings = LabelSettings.checked(
         images=root / "images", out=root / "run", teacher="stand-in", workers=row.workers, device="cpu"

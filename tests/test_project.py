@@ -3,6 +3,7 @@
 import importlib
 import importlib.metadata
 import re
+from functools import cache
 from pathlib import Path
 
 import click
@@ -41,6 +42,27 @@ def test_every_relative_link_leads_somewhere(page: str) -> None:
     links = re.findall(r"\]\(([^)\s#]+)", path.read_text("utf-8"))
     missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
     assert not missing
+
+
+def test_every_command_of_a_benchmark_names_options_that_it_has() -> None:
+    """The benchmarks that pages and their own descriptions show are there, with the options that are shown."""
+    pages = [PROJECT / "README.md", *(PROJECT / "docs").glob("*.md"), *(PROJECT / "benchmarks").glob("*.py")]
+    shown = set()
+    for page in pages:
+        text = page.read_text("utf-8").replace("\\\n", " ")
+        # a command is a line, or what stands between two backticks, which may be wrapped
+        for piece in [*text.splitlines(), *re.findall(r"(?<!`)`([^`]+)`(?!`)", text)]:
+            for name, rest in re.findall(r"benchmarks/(\w+\.py)([^`\"]*)", piece):
+                shown |= {(page.name, name, option) for option in ["", *re.findall(r"--[a-z][\w-]*", rest)]}
+    assert len(shown) > len(pages)
+    assert not [(page, name, option) for page, name, option in sorted(shown) if option not in _options_of(name)]
+
+
+@cache
+def _options_of(name: str) -> set[str]:
+    """The options of a benchmark, and none, which every one takes; nothing where there is no such file."""
+    path = PROJECT / "benchmarks" / name
+    return {"", *re.findall(r'add_argument\(\s*"(--[\w-]+)', path.read_text("utf-8"))} if path.exists() else set()
 
 
 def test_no_property_fails_for_want_of_speed() -> None:
