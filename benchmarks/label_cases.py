@@ -64,7 +64,7 @@ def prepare(case: Case, root: Path, count: int, photographs: Path | None, teache
         case: the case.
         root: an empty folder.
         count: number of images.
-        photographs: folder of images to take, brought to the case's size; generated scenes without it.
+        photographs: folder of images to take, subfolders too, brought to the case's size; generated scenes without it.
         teacher: weights in the public layout for hrnet-ocr, a checkpoint for others; random weights without it.
 
     Raises:
@@ -75,12 +75,12 @@ def prepare(case: Case, root: Path, count: int, photographs: Path | None, teache
     if photographs is None:
         _write_scenes(images, case.size, count)
     else:
-        found = sorted(path for path in photographs.iterdir() if path.suffix.lower() in SUFFIXES)[:count]
+        found = sorted(path for path in photographs.rglob("*") if path.suffix.lower() in SUFFIXES)[:count]
         if len(found) < count:
             raise ValueError(f"{photographs}: has {len(found)} images, expected {count} at least")
-        for path in found:
+        for number, path in enumerate(found):
             with Image.open(path) as photograph:
-                photograph.convert("RGB").resize(case.size[::-1]).save(images / f"{path.stem}.png", compress_level=1)
+                photograph.convert("RGB").resize(case.size[::-1]).save(images / f"{number:04}.png", compress_level=1)
     file = _random_teacher(case, root) if teacher is None else teacher.absolute()
     return Prepared(images, *(("hrnet-ocr", file) if case.network == "hrnet-ocr" else (str(file), None)))
 
