@@ -32,6 +32,19 @@ HEAVY = {"timm", "torchvision", "segmentation_models_pytorch", "torch._dynamo", 
 HEAVY |= {"distributed", "matplotlib", "scipy", "skimage", "tensorboard"}
 
 
+def in_a_process(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a script with arguments in a folder, with nothing imported before it."""
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        cwd=folder,
+        env={"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+
+
 def test_labelling_with_hrnet_imports_nothing_heavy(tmp_path: Path, schema: ClassSchema, make_image: MakeImage) -> None:
     """Label with HRNet-OCR in one process on the CPU needs torch, and none of the libraries that other work needs."""
     spec = NetworkSpec("hrnet-ocr", len(schema), width=4, modules=(1, 1, 1), blocks=1, ocr_channels=16)
@@ -39,15 +52,7 @@ def test_labelling_with_hrnet_imports_nothing_heavy(tmp_path: Path, schema: Clas
     save_checkpoint(tmp_path / "teacher.pt", build_network(spec), spec, schema, {})
     make_image(tmp_path / "images" / "one.png", (40, 60))
     options = ["--images", "images", "--teacher", "teacher.pt", "--threshold", "0.5", "--out", "run", "--device", "cpu"]
-    run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, "label", *options],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "PATH": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
+    run = in_a_process(tmp_path, SCRIPT, "label", *options)
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "run" / "labels" / "one.png").exists()
     assert HEAVY & set(run.stdout.splitlines()[-1].split()) == set()
@@ -70,14 +75,6 @@ def test_someone_at_a_terminal_reads_a_line_before_torch_is_imported(
     tmp_path: Path, arguments: str, first: str | None
 ) -> None:
     """The import may take long on a busy machine; with --json, which programs read, nothing is said."""
-    run = subprocess.run(
-        [sys.executable, "-c", AT_A_TERMINAL, *arguments.split()],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "PATH": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
+    run = in_a_process(tmp_path, AT_A_TERMINAL, *arguments.split())
     assert "torch" in run.stderr, "this is what it must fail for"
     assert run.stderr.splitlines()[0] == first if first else "loading" not in run.stderr
